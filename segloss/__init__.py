@@ -1,0 +1,89 @@
+"""Segmentation losses for MONAI and nnU-Net, and the load-time target maps that feed them.
+
+Names are imported on first use, so that `segloss.transforms` and the command line, which need no
+PyTorch, do not pay for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segloss.compose import CompoundLoss, DeepSupervisionLoss
+    from segloss.encoding import Multiclass, Multilabel
+    from segloss.losses.base import Loss, RegionLoss, VoxelLoss
+    from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
+    from segloss.losses.overlap import (
+        DiceLoss,
+        GeneralizedDiceLoss,
+        JaccardLoss,
+        TverskyLoss,
+        dice,
+        generalized_dice,
+        jaccard,
+        tversky,
+    )
+    from segloss.losses.surface import BoundaryLoss, boundary
+    from segloss.losses.voxelwise import CrossEntropyLoss, FocalLoss
+    from segloss.schedules import Constant, Cosine, Linear, Step, rebalanced
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
+    "segloss.encoding": ("Multiclass", "Multilabel"),
+    "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
+    "segloss.losses.centerline": ("SkeletonRecallLoss", "skeleton_recall"),
+    "segloss.losses.overlap": (
+        "DiceLoss",
+        "GeneralizedDiceLoss",
+        "JaccardLoss",
+        "TverskyLoss",
+        "dice",
+        "generalized_dice",
+        "jaccard",
+        "tversky",
+    ),
+    "segloss.losses.surface": ("BoundaryLoss", "boundary"),
+    "segloss.losses.voxelwise": ("CrossEntropyLoss", "FocalLoss"),
+    "segloss.schedules": ("Constant", "Cosine", "Linear", "Step", "rebalanced"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BoundaryLoss",
+    "CompoundLoss",
+    "Constant",
+    "Cosine",
+    "CrossEntropyLoss",
+    "DeepSupervisionLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "GeneralizedDiceLoss",
+    "JaccardLoss",
+    "Linear",
+    "Loss",
+    "Multiclass",
+    "Multilabel",
+    "RegionLoss",
+    "SkeletonRecallLoss",
+    "Step",
+    "TverskyLoss",
+    "VoxelLoss",
+    "boundary",
+    "dice",
+    "generalized_dice",
+    "jaccard",
+    "rebalanced",
+    "skeleton_recall",
+    "tversky",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'segloss' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,35 @@
+"""Annotations become checks here, and only here; compiled tests need the code unwrapped."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import jaxtyping
+import pytest
+
+WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1"
+if WRAPPED:
+    jaxtyping.install_import_hook("segloss", "beartype.beartype")
+
+hypothesis.settings.register_profile("segloss", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.load_profile("segloss")
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real images and labels that lie beside a developer's checkout; not part of the project."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs the real images in {DATA}, which are not part of the project")
+    return DATA
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wrapped = pytest.mark.skip(reason="checks hide the code from torch.compile: SEGLOSS_CHECK_TYPES=0")
+    slow = pytest.mark.skip(reason="slow; run with -m slow")
+    for item in items:
+        if WRAPPED and "compiled" in item.keywords:
+            item.add_marker(wrapped)
+        if "slow" in item.keywords and "slow" not in config.option.markexpr:
+            item.add_marker(slow)
