@@ -1,0 +1,15 @@
+"""The ``segloss`` command; one module per subcommand."""
+
+import typer
+
+from segloss.data_scripts.phantom import phantom
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app.command()(phantom)
+
+
+@app.callback()
+def main() -> None:
+    """Prepare and inspect the data that segmentation losses learn from."""
