@@ -6,7 +6,7 @@ from segloss.data_scripts.phantom import phantom
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command()(phantom)
 
 

@@ -1,9 +1,10 @@
 """``segloss phantom``: branching vessels that look a little like the real thing, from a seed."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.ndimage import gaussian_filter, zoom
 __all__ = ["Phantom", "phantom", "vessel_phantom"]
 
 Array = npt.NDArray[np.float64]
+N = TypeVar("N", int, float)
 
 
 class Phantom(NamedTuple):
@@ -157,35 +159,15 @@ def _draw(label: npt.NDArray[np.uint8], vessel: Vessel, units: Array) -> None:
     label[tuple(voxels[drawn].T)] = 1
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) not in (2, 3) or min(shape) < 8:
-        raise typer.BadParameter(f"expected 96x96x96 or 256x256, each 8 or more, got {text!r}")
-    return shape
-
-
-def _spacing(text: str) -> tuple[float, ...]:
-    try:
-        spacing = tuple(float(part) for part in text.split("x"))
-    except ValueError:
-        spacing = ()
-    if not spacing or not all(0 < size < float("inf") for size in spacing):
-        raise typer.BadParameter(f"expected positive numbers such as 2x1x1, got {text!r}")
-    return spacing
-
-
 def phantom(
-    out: Annotated[Path, typer.Argument(file_okay=False, help="Made if it is not there.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", file_okay=False, help="Made if it is not there.")
+    ],
     count: Annotated[int, typer.Option(min=1, help="How many to make.")] = 8,
-    shape: Annotated[
-        tuple[int, ...], typer.Option(parser=_shape, metavar="ZxYxX", help="Voxels, 2D or 3D.")
-    ] = "96x96x96",  # type: ignore[assignment]  # typer parses the default, too
+    shape: Annotated[str, typer.Option(metavar="ZxYxX", help="Voxels, 2D or 3D.")] = "96x96x96",
     spacing: Annotated[
-        tuple[float, ...] | None,
-        typer.Option(parser=_spacing, metavar="ZxYxX", help="Voxel size in mm. [default: 1 mm]"),
+        str | None,
+        typer.Option(metavar="ZxYxX", help="Voxel size in mm; 1 along each axis if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first; the next has the next.")] = 0,
     held_out: Annotated[
@@ -200,51 +182,69 @@ def phantom(
     options always give the same files. A case that cannot be written is reported, left out of the
     list, and makes the exit status 1.
 
+    \b
     Examples:
-
       segloss phantom vessels
-
-      segloss phantom vessels --count 20 --held-out 4 --shape 24x128x128 --spacing 4x1x1
-
+      segloss phantom vessels --count 20 --held-out 4
+      segloss phantom stacks --shape 24x128x128 --spacing 4x1x1
       segloss phantom fundus --shape 512x512 --noise 0.5 --seed 100
-    """
-    spacing = spacing or (1.0,) * len(shape)
-    if len(spacing) != len(shape):
+    """  # noqa: D301  # typer wants the control character, not the letters
+    voxels = _numbers(shape, "--shape", int, least=8)
+    sizes = _numbers(spacing, "--spacing", float, least=1e-6) if spacing else (1.0,) * len(voxels)
+    if len(sizes) != len(voxels):
         raise typer.BadParameter(
-            f"needs one number per axis of the shape, which has {len(shape)}",
+            f"expected {len(voxels)} numbers, as many as the shape has, got {spacing!r}",
             param_hint="--spacing",
         )
     if held_out > count:
-        raise typer.BadParameter(f"is more than --count {count}", param_hint="--held-out")
+        raise typer.BadParameter(
+            f"{held_out} is more than --count {count}", param_hint="--held-out"
+        )
     for folder in ("images", "labels"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     parts: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
     for number in track(range(count), "Growing vessels", console=console):
-        part = "training" if number < count - held_out else "validation"
         name = f"phantom_{seed + number:04d}.nii.gz"
         case = {"image": f"images/{name}", "label": f"labels/{name}"}
-        pair = vessel_phantom(
-            shape, seed=seed + number, spacing=spacing, noise=noise, contrast=contrast
+        made = vessel_phantom(
+            voxels, seed=seed + number, spacing=sizes, noise=noise, contrast=contrast
         )
         try:
-            for key, array in pair._asdict().items():
-                _save(array, spacing, out / case[key])
+            _save(made.image, sizes, out / case["image"])
+            _save(made.label, sizes, out / case["label"])
         except OSError as error:
             console.print(f"{name}: {error}", style="red")
         else:
-            parts[part].append(case)
+            parts["training" if number < count - held_out else "validation"].append(case)
     written = sum(map(len, parts.values()))
     datalist = {"name": "vessel phantoms", "labels": {"0": "background", "1": "vessel"}, **parts}
     (out / "datalist.json").write_text(json.dumps(datalist, indent=2) + "\n")
-    console.print(f"{written} of {count} written to {out}")
+    console.print(f"{written} of {count} written to {out}", highlight=False)
     if written < count:
         raise typer.Exit(1)
 
 
+def _numbers(text: str, option: str, kind: type[N], least: float) -> tuple[N, ...]:
+    """Read ``96x96x96`` or ``0.5x0.5``."""
+    try:
+        numbers = tuple(kind(part) for part in text.split("x"))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (2, 3) or not all(least <= n < math.inf for n in numbers):
+        raise typer.BadParameter(
+            f"expected two or three {kind.__name__}s joined by x, each {least:g} or more, got {text!r}",
+            param_hint=option,
+        )
+    return numbers
+
+
 def _save(array: npt.NDArray[np.generic], spacing: tuple[float, ...], path: Path) -> None:
-    """The final name appears only once the file is whole."""
-    sizes = (*spacing, 1.0)[:3]  # NIfTI gives an image of two axes a third
+    """Write a NIfTI file. The final name appears only once the file is whole."""
+    sizes = (*spacing, 1.0)[:3]  # an affine has three axes even for an image of two
     unfinished = path.with_name(f".unfinished-{path.name}")
-    nib.save(nib.Nifti1Image(array, np.diag([*sizes, 1.0])), unfinished)
-    unfinished.replace(path)
+    try:
+        nib.save(nib.Nifti1Image(array, np.diag([*sizes, 1.0])), unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
