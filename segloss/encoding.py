@@ -1,0 +1,299 @@
+"""What a network's channels mean, said once and used by every loss.
+
+An **encoding** turns logits, target and maps into an `Encoded`: flat views of what was given, with
+nothing converted yet. The engine slices it into blocks and asks each block for memberships, weights
+and maps, so that no one-hot volume ever exists as a whole. The encodings' options differ because
+their meanings differ: only `Multiclass` has a background, so only `Multiclass` can leave it out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from segloss.shapes import Flat, Logits, Map, Target
+
+__all__ = ["Encoded", "Encoding", "Multiclass", "Multilabel", "maker"]
+
+# Maps whose single channel names the class of each voxel, with 0 for none of them.
+_LABEL_MAPS = frozenset({"skeleton"})
+_MAKERS = {
+    "skeleton": 'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label")',
+    "distance": 'batch["distance_label"], made by segloss.transforms.SignedDistanced("label")',
+}
+_NEAREST = "label maps must be resampled with nearest-neighbour interpolation"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch, or a block of it, as the engine reads it.
+
+    The fields are flattened views of the caller's tensors; the properties convert them, once each,
+    and are meant for blocks.
+
+    Args:
+        logits: ``(b, c, n)``.
+        target: ``(b, n)`` class labels, or ``(b, c, n)`` memberships.
+        exclusive: Softmax over the channels if true, a sigmoid for each if not.
+        ignore: Target value of the voxels (or entries) that do not count.
+        given_weight: ``(b, 1, n)`` or ``(b, c, n)``.
+        given_maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the c channels.
+    """
+
+    logits: Tensor
+    target: Tensor
+    exclusive: bool
+    ignore: int | None
+    given_weight: Tensor | None
+    given_maps: dict[str, Tensor]
+
+    def block(self, samples: slice, voxels: slice) -> "Encoded":
+        """Some samples, some voxels: views still, but for logits in half precision."""
+        weight = self.given_weight
+        return replace(
+            self,
+            logits=self.logits[samples, :, voxels].to(self.dtype),
+            target=self.target[samples, ..., voxels],
+            given_weight=None if weight is None else weight[samples, :, voxels],
+            given_maps={name: x[samples, ..., voxels] for name, x in self.given_maps.items()},
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type to compute in: half precision cannot hold a sum over a volume."""
+        return torch.promote_types(self.logits.dtype, torch.float32)
+
+    @cached_property
+    def pred(self) -> Flat:
+        """Probabilities: softmax or sigmoid of the logits."""
+        logits = self.logits.to(self.dtype)
+        return logits.softmax(1) if self.exclusive else logits.sigmoid()
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """``(b, n)`` int64 class labels, 0 where ignored; None if the target is memberships."""
+        if self.target.ndim == 3:
+            return None
+        return _checked_labels("target", self._target_without_ignored, self.logits.shape[1])
+
+    @cached_property
+    def true(self) -> Flat:
+        """How much each voxel belongs to each class."""
+        if self.labels is None:
+            return self._target_without_ignored.to(self.dtype)
+        return _one_hot(self.labels, self.logits.shape[1], self.dtype)
+
+    @cached_property
+    def weight(self) -> Flat | None:
+        """How much each voxel (or entry) counts, ``(b, 1, n)`` or ``(b, c, n)``; None if equally."""
+        weight = None if self.given_weight is None else self.given_weight.to(self.dtype)
+        if self.ignore is None:
+            return weight
+        counts = self.target != self.ignore
+        counts = (counts[:, None] if counts.ndim == 2 else counts).to(self.dtype)
+        return counts if weight is None else counts * weight
+
+    @cached_property
+    def maps(self) -> dict[str, Flat]:
+        """The target maps, each ``(b, k, n)`` for the last k channels."""
+        c = self.logits.shape[1]
+        return {
+            name: x.to(self.dtype)
+            if x.ndim == 3
+            else _one_hot(_checked_labels(f"{name} map", x, c), c, self.dtype)[:, 1:]
+            for name, x in self.given_maps.items()
+        }
+
+    @property
+    def _target_without_ignored(self) -> Tensor:
+        if self.ignore is None:
+            return self.target
+        return self.target.masked_fill(self.target == self.ignore, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiclass:
+    """Classes exclude each other: softmax over two or more channels.
+
+    The target holds class labels, ``(b, *space)`` or ``(b, 1, *space)``, integers or floats that
+    hold integers; or, if nothing is to be ignored, memberships shaped like the logits, one-hot or
+    soft.
+
+    Args:
+        background: Score channel 0 too. (It takes part in the softmax either way.)
+        ignore: Label of the voxels that count for nothing.
+
+    Example:
+        >>> Multiclass(background=False, ignore=255)
+        Multiclass(background=False, ignore=255)
+    """
+
+    background: bool = True
+    ignore: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The first scored channel."""
+        return 0 if self.background else 1
+
+    @property
+    def all_channels(self) -> "Multiclass":
+        """The same reading of the channels with every one scored; equal ones share a pass."""
+        return replace(self, background=True)
+
+    def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
+        """Check the shapes and flatten them; `maps` may hold a ``weight``."""
+        b, c, space = _checked_logits(logits)
+        if c < 2:
+            raise ValueError(
+                "input has 1 channel, but Multiclass is a softmax over two or more; "
+                "for a single foreground channel use Multilabel()"
+            )
+        soft = target.shape == logits.shape
+        if soft and self.ignore is not None:
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}, memberships, among which "
+                f"ignore={self.ignore} cannot be found: pass class labels, or weight="
+            )
+        if not soft:
+            _expect_shape("target", target, (b, *space), (b, 1, *space), (b, c, *space))
+        return Encoded(
+            logits=logits.flatten(2),
+            target=target.flatten(2) if soft else target.reshape(b, -1),
+            exclusive=True,
+            ignore=self.ignore,
+            given_weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
+            given_maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilabel:
+    """Each channel answers a yes-or-no question of its own: sigmoid. One channel is binary.
+
+    The target is shaped like the logits (``(b, *space)`` will do for one channel) and holds 0, 1,
+    or anything between.
+
+    Args:
+        ignore: Target value of the entries that count for nothing.
+
+    Example:
+        >>> Multilabel()
+        Multilabel(ignore=None)
+    """
+
+    ignore: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The first scored channel."""
+        return 0
+
+    @property
+    def all_channels(self) -> "Multilabel":
+        """The same reading of the channels; equal ones share a pass."""
+        return self
+
+    def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
+        """Check the shapes and flatten them; `maps` may hold a ``weight``."""
+        b, c, space = _checked_logits(logits)
+        single = [(b, *space)] if c == 1 else []
+        _expect_shape("target", target, (b, c, *space), *single)
+        for name in maps.keys() - {"weight"}:
+            _expect_shape(
+                f"{name} map",
+                maps[name],
+                (b, c, *space),
+                *single,
+                hint=f"; {name} is {maker(name)}",
+            )
+        return Encoded(
+            logits=logits.flatten(2),
+            target=target.reshape(b, c, -1),
+            exclusive=False,
+            ignore=self.ignore,
+            given_weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
+            given_maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
+        )
+
+
+Encoding: TypeAlias = Multiclass | Multilabel
+
+
+def _one_hot(labels: Tensor, c: int, dtype: torch.dtype) -> Flat:
+    """``(b, n)`` labels as ``(b, c, n)`` memberships."""
+    classes = torch.arange(c, device=labels.device, dtype=dtype)
+    out = torch.empty(labels.shape[0], c, labels.shape[1], dtype=dtype, device=labels.device)
+    # Comparing floats is vectorised on the CPU, comparing int64 is not: several times faster.
+    return torch.eq(labels.to(dtype)[:, None], classes[:, None], out=out)
+
+
+def _checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    b, c, *space = logits.shape if logits.ndim > 2 else (0, 0)
+    if len(space) not in (2, 3):
+        raise ValueError(
+            f"input has shape {tuple(logits.shape)}, expected (batch, channels, *space) with two "
+            "or three image axes"
+        )
+    if logits.numel() == 0:
+        raise ValueError(f"input has shape {tuple(logits.shape)}: there is nothing in it to score")
+    return b, c, tuple(space)
+
+
+def _expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = "") -> None:
+    if x.requires_grad:
+        raise ValueError(f"{name} requires a gradient, and gets none here: pass {name}.detach()")
+    if tuple(x.shape) not in shapes:
+        wanted = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {wanted}{hint}")
+
+
+def maker(name: str) -> str:
+    """Where a target map comes from, for an error message."""
+    return _MAKERS.get(name, "a map of that name")
+
+
+def _flat_weight(maps: Mapping[str, Tensor], *shapes: tuple[int, ...]) -> Tensor | None:
+    weight = maps.get("weight")
+    if weight is None:
+        return None
+    _expect_shape("weight", weight, *shapes)
+    b, *space = shapes[0]
+    return weight.reshape(b, -1, torch.Size(space).numel())
+
+
+def _flat_map(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> Tensor:
+    """Label maps have no channel or one; other maps one for each class, or each but the first."""
+    labels = [(b, *space), (b, 1, *space)] if name in _LABEL_MAPS else []
+    shapes = [*labels, (b, c - 1, *space), (b, c, *space)]
+    _expect_shape(f"{name} map", x, *dict.fromkeys(shapes), hint=f"; {name} is {maker(name)}")
+    return x.reshape(b, -1) if tuple(x.shape) in labels else x.flatten(2)
+
+
+def _checked_labels(name: str, labels: Tensor, c: int) -> Tensor:
+    """Class labels as int64, or an error: at once on the CPU, without a sync on a GPU."""
+    if labels.is_floating_point():
+        whole = (labels == labels.round()).all()
+        _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}")
+    labels = labels.long()
+    low, high = labels.aminmax()
+    fits = (low >= 0) & (high < c)
+    if labels.device.type == "cpu" and not fits:
+        worst = int(low if low < 0 else high)
+        raise ValueError(
+            f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}; "
+            f"if {worst} marks voxels that should not count, say Multiclass(ignore={worst})"
+        )
+    _require(fits, f"{name} holds labels outside 0 to {c - 1}; to leave voxels out, say ignore=")
+    return labels
+
+
+def _require(condition: Tensor, message: str) -> None:
+    if condition.device.type == "cpu":
+        if not condition:
+            raise ValueError(message)
+    else:  # raises when the GPU gets there, and does not make the CPU wait for it
+        torch._assert_async(condition, message)

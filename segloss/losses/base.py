@@ -1,0 +1,303 @@
+"""What all losses share: ask for sums, score them, reduce. A loss itself is a few lines of algebra.
+
+`one_pass` is the only way into the engine: it runs any number of losses on one batch, those that
+read the channels alike in one pass over the voxels.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
+
+import torch
+from torch import Tensor, nn
+
+from segloss.encoding import Encoding, Multiclass, maker
+from segloss.engine import sums as engine
+from segloss.engine.groups import GROUPS, Group, pool
+from segloss.engine.sums import Request, VoxelSum
+from segloss.engine.voxel import Phi
+from segloss.shapes import Logits, Map, Reduced, Scores, Target
+
+if TYPE_CHECKING:
+    from segloss.compose import CompoundLoss, Weight
+
+__all__ = ["Loss", "RegionLoss", "RegionOptions", "Sums", "VoxelLoss", "one_pass", "ratio"]
+
+Reduction = Literal["mean", "sum", "none"]
+Empty = Literal["smooth", "skip", "penalise"]
+Sums = Mapping[str, Scores]
+"""The sums a loss asked for by name, each ``(g, k)``."""
+
+
+class RegionOptions(TypedDict, total=False):
+    """The options of every region loss, with `RegionLoss`'s meaning and defaults."""
+
+    group: Group
+    class_weight: Sequence[float] | None
+    smooth_nr: float
+    smooth_dr: float
+    empty: Empty
+    reduction: Reduction
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Their quotient, and 0 where the denominator is 0: in value and in gradient."""
+    nothing = denominator == 0
+    return (numerator / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+
+
+class Loss(nn.Module, ABC):
+    """A loss of logits, a target and the target maps it needs; losses add up and scale.
+
+    Args:
+        encoding: What the channels mean.
+        group: Sums run over each ``"sample"``, the ``"batch"``, or the batches of all ``"ranks"``.
+        class_weight: A number for each scored class.
+        reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for the scores themselves.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        *,
+        group: Group,
+        class_weight: Sequence[float] | None,
+        reduction: Reduction,
+    ) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.group: Group = one_of("group", group, GROUPS)
+        self.class_weight = None if class_weight is None else _checked_weights(class_weight)
+        self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
+
+    @property
+    @abstractmethod
+    def request(self) -> Request:
+        """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
+
+    @abstractmethod
+    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+        """The loss, from sums that are pooled over its groups and cut to its scored classes."""
+
+    def forward(self, input: Logits, target: Target, **maps: Map) -> Reduced:
+        """The loss of a batch.
+
+        Args:
+            input: Logits, ``(b, c, *space)``, in half to double precision.
+            target: What the encoding takes.
+            **maps: The target maps that the loss needs, and, for any loss, ``weight``: how much
+                each voxel counts, ``(b, *space)`` or ``(b, 1, *space)``.
+        """
+        return one_pass([self], input, target, maps)[0]
+
+    def full_class_weight(self, channels: int) -> tuple[float, ...] | None:
+        """The weight of every channel, the unscored first one's being 0."""
+        first = self.encoding.first
+        if self.class_weight is None:
+            return None if first == 0 else (0.0,) + (1.0,) * (channels - 1)
+        if len(self.class_weight) != channels - first:
+            raise ValueError(
+                f"class_weight has {len(self.class_weight)} numbers, expected {channels - first}: "
+                f"one for each scored class of an input with {channels} channels"
+            )
+        return (0.0,) * first + self.class_weight
+
+    def __add__(self, other: "Loss | CompoundLoss") -> "CompoundLoss":
+        from segloss.compose import CompoundLoss
+
+        return CompoundLoss([self]) + other
+
+    def __mul__(self, weight: "Weight") -> "CompoundLoss":
+        from segloss.compose import CompoundLoss
+
+        return CompoundLoss([(weight, self)])
+
+    __rmul__ = __mul__
+
+    def extra_repr(self) -> str:
+        """The options, as the constructor takes them."""
+        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
+        return ", ".join(f"{k}={v!r}" for k, v in options.items())
+
+
+class RegionLoss(Loss):
+    """A loss made of one score for each group and class, an algebraic function of region sums.
+
+    A group with nothing in it (every voxel ignored) scores 0.
+
+    Args:
+        encoding: What the channels mean.
+        group: Scores are of each ``"sample"``, of the ``"batch"``, or of all ``"ranks"``' batches.
+        class_weight: One number for each scored class, scaled to have mean 1.
+        smooth_nr: Added to the numerator, in voxels.
+        smooth_dr: Added to the denominator, in voxels.
+        empty: What a class scores that is absent from a group: the formula's value (``"smooth"``:
+            for Dice about 1 whatever the prediction, with hardly a gradient), nothing, leaving the
+            mean to the others (``"skip"``), or its mean probability (``"penalise"``, our own
+            choice: false positives cost, each as much as in mean absolute error).
+        reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.
+    """
+
+    needs: ClassVar[tuple[str, ...]]
+    """The names of the sums that `score` reads."""
+    presence: ClassVar[str] = "true"
+    """The sum that is 0 where a class is absent."""
+
+    def __init__(
+        self,
+        encoding: Encoding = Multiclass(),
+        *,
+        group: Group = "sample",
+        class_weight: Sequence[float] | None = None,
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        empty: Empty = "smooth",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+        self.smooth_nr = not_negative("smooth_nr", smooth_nr)
+        self.smooth_dr = not_negative("smooth_dr", smooth_dr)
+        self.empty: Empty = one_of("empty", empty, get_args(Empty))
+
+    @abstractmethod
+    def score(self, sums: Sums) -> Scores:
+        """One number for each group and class."""
+
+    @property
+    def request(self) -> Request:
+        policy = {"smooth": (), "skip": (self.presence,), "penalise": (self.presence, "pred")}
+        return Request((*self.needs, "count", *policy[self.empty]))
+
+    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+        score, count = self.score(regions), regions["count"]
+        if self.empty == "penalise":
+            absent = regions[self.presence] == 0
+            score = torch.where(absent, ratio(regions["pred"], count), score)
+        score = score.masked_fill(count == 0, 0)
+        present = regions[self.presence] != 0 if self.empty == "skip" else None
+        return class_mean(score, self.class_weight, self.reduction, present)
+
+
+class VoxelLoss(Loss):
+    """The weighted mean over each group of a function φ of the voxels' cross entropies.
+
+    Args:
+        encoding: What the channels mean. Leaving out the background leaves out the voxels
+            labelled so.
+        group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
+        class_weight: One number for each scored class: the weight of the voxels (with
+            `segloss.Multilabel`: of the entries) that belong to it.
+        reduction: ``"mean"`` or ``"sum"`` over the groups, or ``"none"`` for ``(g,)``.
+    """
+
+    @property
+    @abstractmethod
+    def phi(self) -> Phi:
+        """The function."""
+
+    @property
+    def request(self) -> Request:
+        return Request(voxels=(VoxelSum(self.phi),))
+
+    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+        ((total, norm),) = voxels.values()
+        return reduced(ratio(total, norm), self.reduction)
+
+
+def one_pass(
+    losses: Sequence[Loss], input: Tensor, target: Tensor, maps: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The value of each loss; losses that read the channels alike share a pass over the voxels."""
+    # Subclasses of Tensor, such as MONAI's MetaTensor, pay for their metadata at every operation.
+    input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
+    maps = {name: x.as_subclass(Tensor) for name, x in maps.items()}
+    requests = [_completed(loss, input) for loss in losses]
+    needed = frozenset().union(*(request.maps for request in requests))
+    _check_maps(needed, maps)
+
+    values: list[Tensor] = [input] * len(losses)
+    for encoding in dict.fromkeys(loss.encoding.all_channels for loss in losses):
+        members = [i for i, loss in enumerate(losses) if loss.encoding.all_channels == encoding]
+        request = Request()
+        for i in members:
+            request |= requests[i]
+        own = {k: x for k, x in maps.items() if k in request.maps or k == "weight"}
+        encoded = encoding.encode(input, target, own)
+        regions, voxels = engine.one_pass(encoded, request)
+        for i in members:
+            values[i] = _value(losses[i], requests[i], request, regions, voxels).to(encoded.dtype)
+    return values
+
+
+def _value(loss: Loss, own: Request, joint: Request, regions: Tensor, voxels: Tensor) -> Tensor:
+    """Pick a loss's sums out of those of a joint pass, pool them, and reduce."""
+    rows = [joint.regions.index(name) for name in own.regions]
+    pooled = pool(regions[rows][:, :, loss.encoding.first :], loss.group)
+    columns = [joint.voxels.index(term) for term in own.voxels]
+    summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
+    return loss.reduce(
+        dict(zip(own.regions, pooled, strict=True)), dict(zip(own.voxels, summed, strict=True))
+    )
+
+
+def _completed(loss: Loss, input: Tensor) -> Request:
+    """A loss's request, with its class weights for the channels at hand."""
+    weight = loss.full_class_weight(input.shape[1] if input.ndim > 1 else 0)
+    request = loss.request
+    terms = tuple(VoxelSum(term.phi, weight) for term in request.voxels)
+    return Request(request.regions, terms)
+
+
+def _check_maps(needed: frozenset[str], maps: Mapping[str, Tensor]) -> None:
+    for name in sorted(needed - maps.keys()):
+        raise ValueError(f"the {name} map is missing: pass {name}={maker(name)}")
+    for name in sorted(maps.keys() - needed - {"weight"}):
+        known = ", ".join(sorted(needed | {"weight"}))
+        raise ValueError(
+            f"no term of the loss reads the map {name!r}; those that are read: {known}"
+        )
+
+
+def class_mean(
+    score: Tensor,
+    class_weight: tuple[float, ...] | None,
+    reduction: Reduction,
+    present: Tensor | None = None,
+) -> Tensor:
+    """Reduce ``(g, k)`` scores, classes by their weights scaled to mean 1, absent ones left out."""
+    weight = torch.ones_like(score)
+    if class_weight is not None:
+        weight = weight * weight.new_tensor(class_weight)
+        weight = weight / weight.mean()
+    if present is not None:
+        weight = weight * present
+    if reduction == "mean":
+        return ratio((score * weight).sum(), weight.sum())
+    return reduced(score * weight, reduction)
+
+
+def reduced(score: Tensor, reduction: Reduction) -> Tensor:
+    """The mean or the sum of the scores, or the scores."""
+    return {"mean": Tensor.mean, "sum": Tensor.sum, "none": Tensor.clone}[reduction](score)
+
+
+def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
+    """The value, if it is one of the options."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """The value, if it is a finite number of at least 0."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def _checked_weights(class_weight: Sequence[float]) -> tuple[float, ...]:
+    weights = tuple(not_negative("class_weight", w) for w in class_weight)
+    if not sum(weights):
+        raise ValueError(f"class_weight must hold a number above 0, got {weights}")
+    return weights

@@ -1,0 +1,37 @@
+"""Every tensor shape in the package, by name.
+
+``b`` is batch, ``c`` is channels, ``*space`` is two or three image axes, ``n`` is voxels (the image
+axes flattened), ``g`` is groups and ``k`` the scored classes. Axes of the same name agree within
+one call. The annotations cost nothing at run time; the tests turn them into checks.
+"""
+
+from typing import TypeAlias
+
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+__all__ = ["Flat", "Logits", "Map", "PerClass", "PerSample", "Reduced", "Scores", "Target"]
+
+Logits: TypeAlias = Float[Tensor, "b c *space"]
+"""What the network says, before softmax or sigmoid."""
+
+Target: TypeAlias = Shaped[Tensor, "b *_"]
+"""What the data loader says. The encoding decides which shapes it takes."""
+
+Map: TypeAlias = Shaped[Tensor, "b *_"]
+"""A target map made at load time, or the weight of each voxel."""
+
+Flat: TypeAlias = Float[Tensor, "b c n"]
+"""Logits, probabilities or memberships with the image axes flattened."""
+
+PerClass: TypeAlias = Float[Tensor, "b c"]
+"""A sum over the voxels of each sample and channel."""
+
+PerSample: TypeAlias = Float[Tensor, " b"]
+"""A sum over the voxels of each sample."""
+
+Scores: TypeAlias = Float[Tensor, "g k"]
+"""One number for each group and scored class."""
+
+Reduced: TypeAlias = Float[Tensor, "*_"]
+"""A loss after reduction: a scalar, or one number per group and class."""
