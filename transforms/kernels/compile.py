@@ -1,0 +1,29 @@
+"""How the loops over voxels become machine code."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+__all__ = ["compiled"]
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel at its first call, for every later process too where the disk allows it.
+
+    A kernel runs on one core and holds no lock: threads share the work, and a forked worker
+    inherits no pool of threads. What surrounds the function (the type checks of the tests) is taken
+    off first; the compiler wants the loops and nothing else.
+
+    Args:
+        function: Loops over NumPy arrays, in the subset of Python that numba compiles.
+
+    Returns:
+        The compiled function; its ``py_func`` is what was written.
+    """
+    loops = inspect.unwrap(function)
+    try:
+        return njit(cache=True, nogil=True)(loops)  # type: ignore[no-any-return]
+    except RuntimeError:  # numba found no folder it may write to: each process compiles anew
+        return njit(nogil=True)(loops)  # type: ignore[no-any-return]
