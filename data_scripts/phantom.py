@@ -225,7 +225,7 @@ def phantom(
         raise typer.Exit(1)
 
 
-def _numbers(text: str, option: str, kind: type[N], least: float) -> tuple[N, ...]:
+def _numbers(text: str, option: str, kind: type[N], least: N) -> tuple[N, ...]:
     """Read ``96x96x96`` or ``0.5x0.5``."""
     try:
         numbers = tuple(kind(part) for part in text.split("x"))

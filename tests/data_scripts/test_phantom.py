@@ -1,0 +1,149 @@
+"""The phantoms, and the command that writes them, run as a user would."""
+
+import json
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import load_decathlon_datalist
+from typer.testing import CliRunner
+
+from segloss.data_scripts.cli import app
+from segloss.data_scripts.phantom import vessel_phantom
+from segloss.metrics import betti_number
+
+shapes = st.lists(st.integers(8, 40), min_size=2, max_size=3).map(tuple)
+
+
+@given(shapes, st.integers(0, 2**31))
+def test_the_same_seed_gives_the_same_phantom(shape: tuple[int, ...], seed: int) -> None:
+    first, second = vessel_phantom(shape, seed=seed), vessel_phantom(shape, seed=seed)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first.image.shape == first.label.shape == shape
+    assert first.image.dtype == np.float32
+    assert first.label.dtype == np.uint8
+    assert np.isfinite(first.image).all()
+    assert first.label.max() == 1
+
+
+def test_another_seed_gives_another_phantom() -> None:
+    first, second = (vessel_phantom((32, 32, 32), seed=seed) for seed in (0, 1))
+    assert (first.label != second.label).any()
+
+
+@given(shapes, st.integers(0, 999), st.floats(0.3, 4))
+@settings(max_examples=60)
+def test_a_tree_is_one_piece_whatever_the_spacing(
+    shape: tuple[int, ...], seed: int, thickness: float
+) -> None:
+    spacing = (thickness,) + (1.0,) * (len(shape) - 1)
+    label = vessel_phantom(shape, seed=seed, trees=1, spacing=spacing).label
+    assert betti_number(label == 1, 0) == 1
+
+
+@given(shapes, st.integers(0, 999))
+def test_no_trees_no_vessels(shape: tuple[int, ...], seed: int) -> None:
+    image, label = vessel_phantom(shape, seed=seed, trees=0, noise=0.0, bias=0.0)
+    assert not label.any()
+    np.testing.assert_allclose(image, 0, atol=1e-6)
+
+
+def test_contrast_and_noise_are_what_was_asked_for() -> None:
+    image, label = vessel_phantom((64, 64, 64), seed=3, contrast=2.0, noise=0.5, bias=0.0, blur=0.0)
+    assert image[label == 1].mean() == pytest.approx(2, abs=0.05)
+    assert image[label == 0].mean() == pytest.approx(0, abs=0.01)
+    assert image[label == 0].std() == pytest.approx(0.5, abs=0.01)
+
+
+def test_vessels_are_thin_and_sparse() -> None:
+    fractions = [vessel_phantom((64, 64, 64), seed=seed).label.mean() for seed in range(10)]
+    assert 0.002 < np.median(fractions) < 0.05
+
+
+def test_quick_to_make() -> None:
+    start = time.process_time()
+    vessel_phantom((96, 96, 96), seed=0)
+    assert time.process_time() - start < 3  # about half a second on an idle core
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (64,)}, "shape must be two or three numbers, each 8 or more"),
+        ({"shape": (4, 64)}, "shape must be two or three numbers, each 8 or more"),
+        ({"spacing": (1.0, 1.0)}, "spacing must be 3 positive numbers"),
+        ({"spacing": (1.0, 0.0, 1.0)}, "spacing must be 3 positive numbers"),
+        ({"seed": -1}, "seed and trees must be 0 or more"),
+        ({"thinnest": 5.0}, "thinnest must lie between 0 and radius=3.0, got 5.0"),
+        ({"noise": -1.0}, "noise, bias and blur must be 0 or more"),
+    ],
+)
+def test_what_is_wrong_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vessel_phantom(**{"shape": (16, 16, 16), "seed": 0, **options})  # type: ignore[arg-type]
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["phantom", *map(str, arguments)])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_writes_pairs_and_a_datalist(tmp_path: Path) -> None:
+    code, output = run(
+        tmp_path, "--count", 3, "--held-out", 1, "--shape", "8x16x24", "--spacing", "3x1x0.5",
+        "--seed", 7,
+    )  # fmt: skip
+    assert code == 0
+    assert "3 of 3 written" in output
+    datalist = json.loads((tmp_path / "datalist.json").read_text())
+    assert [len(datalist[part]) for part in ("training", "validation")] == [2, 1]
+    first = load_decathlon_datalist(tmp_path / "datalist.json", data_list_key="training")[0]
+    image, label = (nib.Nifti1Image.from_filename(first[key]) for key in ("image", "label"))
+    expected = vessel_phantom((8, 16, 24), seed=7, spacing=(3.0, 1.0, 0.5))
+    np.testing.assert_array_equal(np.asarray(image.dataobj), expected.image)
+    np.testing.assert_array_equal(np.asarray(label.dataobj), expected.label)
+    np.testing.assert_allclose(image.header.get_zooms(), (3, 1, 0.5))
+    assert not list(tmp_path.rglob(".unfinished*"))
+
+
+def test_writes_flat_images(tmp_path: Path) -> None:
+    assert run(tmp_path, "--count", 1, "--shape", "16x24")[0] == 0
+    image = nib.Nifti1Image.from_filename(tmp_path / "images" / "phantom_0000.nii.gz")
+    assert image.shape == (16, 24)
+
+
+def test_a_case_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "labels" / "phantom_0001.nii.gz").mkdir(parents=True)
+    code, output = run(tmp_path, "--count", 3, "--shape", "8x8")
+    assert code == 1
+    assert "phantom_0001.nii.gz:" in output
+    assert "2 of 3 written" in output
+    listed = json.loads((tmp_path / "datalist.json").read_text())["training"]
+    assert [Path(case["image"]).name[8:12] for case in listed] == ["0000", "0002"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "96"], "two or three ints joined by x, each 8 or more, got '96'"),
+        (["--shape", "8.5x9"], "got '8.5x9'"),
+        (["--shape", "16x16", "--spacing", "1x1x1"], "expected 2 numbers, as many as the shape"),
+        (["--spacing", "1x0x1"], "got '1x0x1'"),
+        (["--count", "2", "--held-out", "3"], "3 is more than --count 2"),
+        (["--count", "0"], "--count"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, output = run(tmp_path / "out", *arguments)
+    assert code == 2
+    assert message in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_examples() -> None:
+    assert "Examples: segloss phantom vessels" in run("--help")[1]
