@@ -8,13 +8,12 @@ their meanings differ: only `Multiclass` has a background, so only `Multiclass` 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from segloss.shapes import Flat, Logits, Map, Target
+from segloss.shapes import Logits, Map, Target
 
 __all__ = ["Encoded", "Encoding", "Multiclass", "Multilabel", "maker"]
 
@@ -24,94 +23,27 @@ _MAKERS = {
     "skeleton": 'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label")',
     "distance": 'batch["distance_label"], made by segloss.transforms.SignedDistanced("label")',
 }
-_NEAREST = "label maps must be resampled with nearest-neighbour interpolation"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch, or a block of it, as the engine reads it.
-
-    The fields are flattened views of the caller's tensors; the properties convert them, once each,
-    and are meant for blocks.
+    """A batch as the engine reads it: flattened views of the caller's tensors.
 
     Args:
         logits: ``(b, c, n)``.
         target: ``(b, n)`` class labels, or ``(b, c, n)`` memberships.
         exclusive: Softmax over the channels if true, a sigmoid for each if not.
         ignore: Target value of the voxels (or entries) that do not count.
-        given_weight: ``(b, 1, n)`` or ``(b, c, n)``.
-        given_maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the c channels.
+        weight: ``(b, 1, n)`` or ``(b, c, n)``.
+        maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the c channels.
     """
 
     logits: Tensor
     target: Tensor
     exclusive: bool
     ignore: int | None
-    given_weight: Tensor | None
-    given_maps: dict[str, Tensor]
-
-    def block(self, samples: slice, voxels: slice) -> "Encoded":
-        """Some samples, some voxels: views still, but for logits in half precision."""
-        weight = self.given_weight
-        return replace(
-            self,
-            logits=self.logits[samples, :, voxels].to(self.dtype),
-            target=self.target[samples, ..., voxels],
-            given_weight=None if weight is None else weight[samples, :, voxels],
-            given_maps={name: x[samples, ..., voxels] for name, x in self.given_maps.items()},
-        )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type to compute in: half precision cannot hold a sum over a volume."""
-        return torch.promote_types(self.logits.dtype, torch.float32)
-
-    @cached_property
-    def pred(self) -> Flat:
-        """Probabilities: softmax or sigmoid of the logits."""
-        logits = self.logits.to(self.dtype)
-        return logits.softmax(1) if self.exclusive else logits.sigmoid()
-
-    @cached_property
-    def labels(self) -> Tensor | None:
-        """``(b, n)`` int64 class labels, 0 where ignored; None if the target is memberships."""
-        if self.target.ndim == 3:
-            return None
-        return _checked_labels("target", self._target_without_ignored, self.logits.shape[1])
-
-    @cached_property
-    def true(self) -> Flat:
-        """How much each voxel belongs to each class."""
-        if self.labels is None:
-            return self._target_without_ignored.to(self.dtype)
-        return _one_hot(self.labels, self.logits.shape[1], self.dtype)
-
-    @cached_property
-    def weight(self) -> Flat | None:
-        """How much each voxel (or entry) counts, ``(b, 1, n)`` or ``(b, c, n)``; None if equally."""
-        weight = None if self.given_weight is None else self.given_weight.to(self.dtype)
-        if self.ignore is None:
-            return weight
-        counts = self.target != self.ignore
-        counts = (counts[:, None] if counts.ndim == 2 else counts).to(self.dtype)
-        return counts if weight is None else counts * weight
-
-    @cached_property
-    def maps(self) -> dict[str, Flat]:
-        """The target maps, each ``(b, k, n)`` for the last k channels."""
-        c = self.logits.shape[1]
-        return {
-            name: x.to(self.dtype)
-            if x.ndim == 3
-            else _one_hot(_checked_labels(f"{name} map", x, c), c, self.dtype)[:, 1:]
-            for name, x in self.given_maps.items()
-        }
-
-    @property
-    def _target_without_ignored(self) -> Tensor:
-        if self.ignore is None:
-            return self.target
-        return self.target.masked_fill(self.target == self.ignore, 0)
+    weight: Tensor | None
+    maps: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +97,8 @@ class Multiclass:
             target=target.flatten(2) if soft else target.reshape(b, -1),
             exclusive=True,
             ignore=self.ignore,
-            given_weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
-            given_maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
+            weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
+            maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
         )
 
 
@@ -215,20 +147,12 @@ class Multilabel:
             target=target.reshape(b, c, -1),
             exclusive=False,
             ignore=self.ignore,
-            given_weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
-            given_maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
+            weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
+            maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
         )
 
 
 Encoding: TypeAlias = Multiclass | Multilabel
-
-
-def _one_hot(labels: Tensor, c: int, dtype: torch.dtype) -> Flat:
-    """``(b, n)`` labels as ``(b, c, n)`` memberships."""
-    classes = torch.arange(c, device=labels.device, dtype=dtype)
-    out = torch.empty(labels.shape[0], c, labels.shape[1], dtype=dtype, device=labels.device)
-    # Comparing floats is vectorised on the CPU, comparing int64 is not: several times faster.
-    return torch.eq(labels.to(dtype)[:, None], classes[:, None], out=out)
 
 
 def _checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
@@ -271,29 +195,3 @@ def _flat_map(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> T
     shapes = [*labels, (b, c - 1, *space), (b, c, *space)]
     _expect_shape(f"{name} map", x, *dict.fromkeys(shapes), hint=f"; {name} is {maker(name)}")
     return x.reshape(b, -1) if tuple(x.shape) in labels else x.flatten(2)
-
-
-def _checked_labels(name: str, labels: Tensor, c: int) -> Tensor:
-    """Class labels as int64, or an error: at once on the CPU, without a sync on a GPU."""
-    if labels.is_floating_point():
-        whole = (labels == labels.round()).all()
-        _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}")
-    labels = labels.long()
-    low, high = labels.aminmax()
-    fits = (low >= 0) & (high < c)
-    if labels.device.type == "cpu" and not fits:
-        worst = int(low if low < 0 else high)
-        raise ValueError(
-            f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}; "
-            f"if {worst} marks voxels that should not count, say Multiclass(ignore={worst})"
-        )
-    _require(fits, f"{name} holds labels outside 0 to {c - 1}; to leave voxels out, say ignore=")
-    return labels
-
-
-def _require(condition: Tensor, message: str) -> None:
-    if condition.device.type == "cpu":
-        if not condition:
-            raise ValueError(message)
-    else:  # raises when the GPU gets there, and does not make the CPU wait for it
-        torch._assert_async(condition, message)

@@ -24,7 +24,6 @@ the gradient itself is a few blocks. Second derivatives take the dense path: the
 block as large as the batch, under ordinary autograd.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,13 +33,10 @@ from torch.linalg import vecdot
 from torch.nn.functional import logsigmoid, pad
 
 from segloss.encoding import Encoded
-from segloss.engine.voxel import Phi, phi_of
+from segloss.engine.block import Block, blocks, dtype_of
+from segloss.engine.voxel import CrossEntropy, Phi, phi_of
 
 __all__ = ["Request", "VoxelSum", "dense_sums", "map_of", "one_pass"]
-
-# Numbers in a block of logits. On the CPU a few such blocks must fit the cache; larger ones cost
-# memory, smaller ones the overhead of many small operations (benchmarks/loss_step.md).
-_BLOCK_CPU, _BLOCK_GPU = 1 << 18, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -91,100 +87,91 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
     """
-    sums: tuple[Tensor, Tensor] = _OnePass.apply(encoded.logits, encoded, request)
-    return sums
+    return _unpacked(_OnePass.apply(encoded.logits, encoded, request), encoded, request)
 
 
 def dense_sums(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     """The same as `one_pass` by ordinary autograd: slow, large, and twice differentiable."""
-    b, c, _ = encoded.logits.shape
-    regions = [_region_sum(encoded, name) for name in request.regions]
-    regions = [pad(x, (c - x.shape[1], 0)) for x in regions]  # maps may lack the first channel
-    voxels = _voxel_sums(encoded, request.voxels)
-    exact = torch.float32 if encoded.logits.device.type == "mps" else torch.float64
-    empty = encoded.logits.new_zeros
-    return (
-        (torch.stack(regions) if regions else empty(0, b, c)).to(exact),
-        (torch.stack(voxels) if voxels else empty(0, 2, b)).to(exact),
-    )
+    return _unpacked(_packed_sums(Block(encoded), request), encoded, request)
 
 
 class _OnePass(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, encoded: Encoded, request: Request
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, encoded: Encoded, request: Request) -> Tensor:
         ctx.save_for_backward(logits)
-        ctx.encoded = replace(encoded, logits=logits.new_empty(0))  # the rest; it owns no volume
-        ctx.request = request
-        parts = [
-            (samples, dense_sums(encoded.block(samples, voxels), request))
-            for samples, voxels in _blocks(logits)
-        ]
-        b, c, _ = logits.shape
-        first = parts[0][1][0]
-        regions = first.new_zeros(len(request.regions), b, c)
-        voxel_sums = first.new_zeros(len(request.voxels), 2, b)
-        for samples, (region, voxel) in parts:
-            regions[:, samples] += region
-            voxel_sums[:, :, samples] += voxel
-        return regions, voxel_sums
+        ctx.encoded, ctx.request = replace(encoded, logits=logits.new_empty(0)), request
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        total = None
+        for samples, voxels in blocks(logits):
+            part = _packed_sums(Block(encoded, samples, voxels), request)
+            if total is None:
+                total = part.new_zeros(logits.shape[0], part.shape[1], dtype=exact)
+            total[samples] += part
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         (logits,) = ctx.saved_tensors
         encoded, request = replace(ctx.encoded, logits=logits), ctx.request
         if torch.is_grad_enabled():  # someone wants second derivatives
-            sums = dense_sums(encoded, request)
-            (grad,) = torch.autograd.grad(sums, logits, slopes, create_graph=True)
+            sums = _packed_sums(Block(encoded), request)
+            (grad,) = torch.autograd.grad(sums, logits, slope.to(sums.dtype), create_graph=True)
             return grad, None, None
-        grad = torch.empty_like(logits)
-        regions, voxel_sums = (x.to(encoded.dtype) for x in slopes)
-        for samples, voxels in _blocks(logits):
-            grad[samples, :, voxels] = _gradient(
-                encoded.block(samples, voxels),
+        dtype, grad = dtype_of(encoded), torch.empty_like(logits)
+        by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
+        for samples, voxels in blocks(logits):
+            part = grad[samples, :, voxels]
+            out = part if part.dtype == dtype else part.to(dtype)
+            _gradient(
+                Block(encoded, samples, voxels, checked=True),
                 request,
-                regions[:, samples, :, None],
-                voxel_sums[:, 0, samples, None, None],
+                by_region[:, samples, :, None],
+                by_voxel[:, 0, samples, None, None],
+                out,
             )
+            if out is not part:
+                part.copy_(out)
         return grad, None, None
 
 
-def _blocks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut a batch into blocks of whole samples, or of parts of one sample."""
-    b, c, n = logits.shape
-    size = max(1, (_BLOCK_CPU if logits.device.type == "cpu" else _BLOCK_GPU) // c)
-    samples = max(1, size // n)
-    for i in range(0, b, samples):
-        for j in range(0, n, size):
-            yield slice(i, i + samples), slice(j, j + size)
+def _packed_sums(block: Block, request: Request) -> Tensor:
+    """All sums side by side, ``(b, …)``: few operations matter when blocks are many."""
+    regions = [_region_sum(block, name) for name in request.regions]
+    return torch.cat(regions + _voxel_sums(block, request.voxels), 1)
 
 
-def _weighted(block: Encoded, x: Tensor) -> Tensor:
-    return x if block.weight is None else x * block.weight
+def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
+    """Undo the packing; a map that lacks the first channel has a sum of 0 there."""
+    b, c, _ = encoded.logits.shape
+    widths = [_width(encoded, name) for name in request.regions]
+    *regions, voxels = packed.split([*widths, 2 * len(request.voxels)], 1)
+    padded = [x if x.shape[1] == c else pad(x, (c - x.shape[1], 0)) for x in regions]
+    stacked = torch.stack(padded) if padded else packed.new_zeros(0, b, c)
+    return stacked, voxels.T.reshape(-1, 2, b)
 
 
-def _count(block: Encoded) -> Tensor:
+def _width(encoded: Encoded, name: str) -> int:
+    c, values = encoded.logits.shape[1], encoded.maps.get(map_of(name) or "")
+    if values is None:
+        return c
+    return c - 1 if values.ndim == 2 else values.shape[1]
+
+
+def _count(block: Block) -> Tensor:
     b, c, n = block.logits.shape
     if block.weight is None:
-        return block.logits.new_full((b, c), n, dtype=block.dtype)
+        return block.logits.new_full((b, c), n)
     return block.weight.sum(2).expand(b, c)
-
-
-def _true(block: Encoded) -> Tensor:
-    return _weighted(block, block.true).sum(2)
 
 
 _SUMS = {
     "count": _count,
-    "true": _true,
-    "pred": lambda block: _weighted(block, block.pred).sum(2),
-    "overlap": lambda block: vecdot(_weighted(block, block.pred), block.true),
-    "pred_squared": lambda block: vecdot(_weighted(block, block.pred), block.pred),
-    "true_squared": lambda block: vecdot(_weighted(block, block.true), block.true),
-    "pred_squared_true": lambda block: vecdot(
-        _weighted(block, block.pred), block.pred * block.true
-    ),
+    "pred": lambda block: block.weighted(block.pred).sum(2),
+    "true": lambda block: block.weighted(block.true).sum(2),
+    "overlap": lambda block: vecdot(block.weighted(block.pred), block.true),
+    "pred_squared": lambda block: vecdot(block.weighted(block.pred), block.pred),
+    "true_squared": lambda block: vecdot(block.weighted(block.true), block.true),
+    "pred_squared_true": lambda block: vecdot(block.weighted(block.pred), block.pred * block.true),
 }
 
 
@@ -197,26 +184,24 @@ def _power(name: str) -> float:
     return gamma
 
 
-def _region_sum(block: Encoded, name: str) -> Tensor:
+def _region_sum(block: Block, name: str) -> Tensor:
     if name in _SUMS:
         return _SUMS[name](block)
     if name.startswith("error^"):
-        return _weighted(block, (block.pred - block.true).abs().pow(_power(name))).sum(2)
-    values = _weighted(block, block.maps[name.removeprefix("pred*")])
+        return block.weighted((block.pred - block.true).abs().pow(_power(name))).sum(2)
+    values = block.weighted(block.maps[name.removeprefix("pred*")])
     if not name.startswith("pred*"):
         return values.sum(2)
     return vecdot(block.pred[:, -values.shape[1] :], values)
 
 
-def _slope_in_pred(block: Encoded, names: tuple[str, ...], scales: Tensor) -> Tensor:
+def _slope_in_pred(block: Block, names: tuple[str, ...], scales: Tensor, out: Tensor) -> Tensor:
     """Derivative by the probabilities of the region sums, each times its scale ``(b, c, 1)``."""
-    pred, slope = block.pred, torch.zeros_like(block.pred)
-    for name, scale in zip(names, scales, strict=True):
-        if name == "pred":
-            slope += scale
-        elif name == "overlap":
-            slope.addcmul_(block.true, scale)
-        elif name == "pred_squared":
+    pred, given = block.pred, dict(zip(names, scales, strict=True))
+    zero = scales.new_zeros(())
+    slope = torch.addcmul(given.get("pred", zero), block.true, given.get("overlap", zero), out=out)
+    for name, scale in given.items():
+        if name == "pred_squared":
             slope.addcmul_(pred, 2 * scale)
         elif name == "pred_squared_true":
             slope.addcmul_(pred * block.true, 2 * scale)
@@ -227,67 +212,73 @@ def _slope_in_pred(block: Encoded, names: tuple[str, ...], scales: Tensor) -> Te
             values = block.maps[name.removeprefix("pred*")]
             k = values.shape[1]
             slope[:, -k:].addcmul_(values, scale[:, -k:])
-    return _weighted(block, slope)
+    return slope if block.weight is None else slope.mul_(block.weight)
 
 
-def _gradient(block: Encoded, request: Request, regions: Tensor, voxels: Tensor) -> Tensor:
-    """Derivative by the logits, given those by the region sums and by the voxel sums."""
+def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, out: Tensor) -> None:
+    """Derivative by the logits, from those by the region sums and by the voxel sums.
+
+    Works in place in ``out``: a block's worth of memory is most of what a step costs.
+    """
     pred = block.pred
-    flow = _slope_in_pred(block, request.regions, regions).mul_(pred)
+    flow = _slope_in_pred(block, request.regions, regions, out).mul_(pred)
     if not block.exclusive:
         flow.addcmul_(flow, pred, value=-1)
-        return flow.add_(_binary_pull(block, request.voxels, voxels)) if request.voxels else flow
+        if request.voxels:
+            flow.add_(_binary_pull(block, request.voxels, voxels))
+        return
     back = flow.sum(1, keepdim=True).neg_()
-    if not request.voxels:
-        return flow.addcmul_(pred, back)
-    pull = _class_pull(block, request.voxels, voxels)
-    if block.labels is None:
-        return flow.addcmul_(pred, back.add_(pull.sum(1, keepdim=True))).sub_(pull)
-    return flow.addcmul_(pred, back.add_(pull)).addcmul_(block.true, pull, value=-1)
+    if request.voxels:
+        pull = _class_pull(block, request.voxels, voxels)
+        shared = pull if block.labels is not None else pull.sum(1, keepdim=True)
+        flow.addcmul_(pred, back.add_(shared))
+        if block.labels is None:
+            flow.sub_(pull)
+        else:
+            flow.addcmul_(block.true, pull, value=-1)
+    else:
+        flow.addcmul_(pred, back)
 
 
-def _class_cross_entropy(block: Encoded) -> Tensor:
-    """-log softmax: ``(b, 1, n)`` of the labelled class, or ``(b, c, n)`` of every class.
-
-    The largest probability never underflows, and its logarithm is a cheap way to the others'.
-    """
-    logits = block.logits.to(block.dtype)
-    top = logits.amax(1, keepdim=True)
+def _class_cross_entropy(block: Block) -> Tensor:
+    """-log softmax: ``(b, 1, n)`` of the labelled class, or ``(b, c, n)`` of every class."""
+    logits = block.logits
     if block.labels is not None:
         logits = logits.gather(1, block.labels[:, None])
-    return top - logits - block.pred.amax(1, keepdim=True).log()
+    _, top, total = block.softmax
+    return total.log() + (top - logits)  # the largest logit first: it may be huge
 
 
-def _class_shares(block: Encoded, class_weight: tuple[float, ...] | None) -> Tensor | None:
-    """w α y, shaped like the cross entropies; None if it is 1 throughout."""
+def _class_shares(block: Block, class_weight: tuple[float, ...] | None) -> Tensor | None:
+    """The shares w α y, shaped like the cross entropies; None if it is 1 throughout."""
     shares = None if block.labels is not None else block.true
     if class_weight is not None:
-        alpha = block.logits.new_tensor(class_weight, dtype=block.dtype)
+        alpha = block.logits.new_tensor(class_weight)
         by_voxel = alpha[:, None] if block.labels is None else alpha[block.labels][:, None]
         shares = by_voxel if shares is None else shares * by_voxel
-    return block.weight if shares is None else _weighted(block, shares)
+    return block.weight if shares is None else block.weighted(shares)
 
 
-def _class_pull(block: Encoded, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
+def _class_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
     """Derivative of the voxel sums by the cross entropies."""
-    m = _class_cross_entropy(block)
-    pull = torch.zeros_like(m)
+    pull = scales.new_zeros(1, 1, 1)
     for term, scale in zip(terms, scales, strict=True):
+        if term.phi != CrossEntropy():  # whose slope is 1 everywhere
+            scale = term.phi.slope(_class_cross_entropy(block)) * scale
         shares = _class_shares(block, term.class_weight)
-        slope = term.phi.slope(m) * scale
-        pull += slope if shares is None else slope * shares
+        pull = pull + (scale if shares is None else scale * shares)
     return pull
 
 
-def _entry_weight(block: Encoded, class_weight: tuple[float, ...] | None) -> Tensor:
-    """w α of every entry of a multi-label target."""
+def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tensor:
+    """The weights w α of every entry of a multi-label target."""
     ones = torch.ones_like(block.pred)
     if class_weight is not None:
-        ones *= block.logits.new_tensor(class_weight, dtype=block.dtype)[:, None]
-    return _weighted(block, ones)
+        ones *= block.logits.new_tensor(class_weight)[:, None]
+    return block.weighted(ones)
 
 
-def _binary_pull(block: Encoded, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
+def _binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
     """Derivative of the voxel sums by the logits of a multi-label head."""
     yes, no = _binary_cross_entropies(block)
     pull = torch.zeros_like(block.pred)
@@ -298,13 +289,13 @@ def _binary_pull(block: Encoded, terms: tuple[VoxelSum, ...], scales: Tensor) ->
     return pull
 
 
-def _binary_cross_entropies(block: Encoded) -> tuple[Tensor, Tensor]:
+def _binary_cross_entropies(block: Block) -> tuple[Tensor, Tensor]:
     """-log p and -log(1 - p), by a formula whose slope is right at 0 too."""
-    logits = block.logits.to(block.dtype)
+    logits = block.logits
     return -logsigmoid(logits), -logsigmoid(-logits)
 
 
-def _voxel_sums(block: Encoded, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
+def _voxel_sums(block: Block, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
     if not terms:
         return []
     b, _, n = block.logits.shape
@@ -317,11 +308,11 @@ def _voxel_sums(block: Encoded, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
                 total, norm = value.sum((1, 2)), value.new_full((b,), n)
             else:
                 total, norm = (value * shares).sum((1, 2)), shares.sum((1, 2))
-            sums.append(torch.stack((total, norm)))
+            sums.append(torch.stack((total, norm), 1))
         return sums
     yes, no = _binary_cross_entropies(block)
     for term in terms:
         value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
         weight = _entry_weight(block, term.class_weight)
-        sums.append(torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2)))))
+        sums.append(torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1))
     return sums

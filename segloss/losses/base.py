@@ -226,7 +226,8 @@ def one_pass(
         encoded = encoding.encode(input, target, own)
         regions, voxels = engine.one_pass(encoded, request)
         for i in members:
-            values[i] = _value(losses[i], requests[i], request, regions, voxels).to(encoded.dtype)
+            value = _value(losses[i], requests[i], request, regions, voxels)
+            values[i] = value.to(torch.promote_types(input.dtype, torch.float32))
     return values
 
 

@@ -1,0 +1,170 @@
+"""A block of voxels, ready for arithmetic: probabilities, memberships, weights, maps.
+
+Everything is converted here, a block at a time, so that no one-hot volume, probability volume or
+widened label volume ever exists as a whole.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from segloss.encoding import Encoded
+from segloss.shapes import Flat
+
+__all__ = ["Block", "blocks", "dtype_of"]
+
+# Numbers in a block of logits. On the CPU a few such blocks should fit the caches: larger ones cost
+# memory, smaller ones the overhead of many small operations. A GPU wants large ones.
+_CPU, _GPU = 3 << 17, 1 << 24
+
+_NEAREST = "resample label maps with nearest-neighbour interpolation"
+
+
+def dtype_of(encoded: Encoded) -> torch.dtype:
+    """The type to compute in: half precision cannot hold a sum over a volume."""
+    return torch.promote_types(encoded.logits.dtype, torch.float32)
+
+
+def blocks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut a batch into blocks of whole samples, or of nearly equal parts of one sample."""
+    b, c, n = logits.shape
+    size = max(1, (_CPU if logits.device.type == "cpu" else _GPU) // c)
+    samples = max(1, size // n)
+    voxels = -(-n // -(-n // size))
+    for i in range(0, b, samples):
+        for j in range(0, n, voxels):
+            yield slice(i, i + samples), slice(j, j + voxels)
+
+
+class Block:
+    """Some samples and voxels of a batch; each property is computed once, when it is asked for.
+
+    Args:
+        encoded: The batch.
+        samples: Which samples.
+        voxels: Which voxels of each.
+        checked: The labels are known to be integers in range.
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        samples: slice = slice(None),
+        voxels: slice = slice(None),
+        *,
+        checked: bool = False,
+    ) -> None:
+        self.exclusive = encoded.exclusive
+        self.dtype = dtype_of(encoded)
+        self.logits = encoded.logits[samples, :, voxels].to(self.dtype)
+        self._encoded, self._samples, self._voxels = encoded, samples, voxels
+        self._checked = checked
+
+    @cached_property
+    def pred(self) -> Flat:
+        """Probabilities: softmax or sigmoid of the logits."""
+        return self.softmax[0] if self.exclusive else self.logits.sigmoid()
+
+    @cached_property
+    def softmax(self) -> tuple[Flat, Flat, Flat]:
+        """Probabilities, the largest logit t, and Σ e^(logit - t), the last two ``(b, 1, n)``."""
+        # By hand it takes half the time of torch's softmax, which copies a strided block first.
+        top = self.logits.detach().amax(1, keepdim=True)
+        odds = (self.logits - top).exp()
+        total = odds.sum(1, keepdim=True)
+        scale = total.reciprocal()
+        return odds * scale if odds.requires_grad else odds.mul_(scale), top, total
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """``(b, n)`` int64 class labels, 0 where ignored; None if the target is memberships."""
+        if self._target.ndim == 3:
+            return None
+        self._check("target", self._target)
+        return self._target.long()
+
+    @cached_property
+    def true(self) -> Flat:
+        """How much each voxel belongs to each class."""
+        if self.labels is None:
+            return self._target.to(self.dtype)
+        return self._one_hot(self._target, first=0)
+
+    @cached_property
+    def weight(self) -> Flat | None:
+        """How much each voxel (or entry) counts, ``(b, 1, n)`` or ``(b, c, n)``; None if equally."""
+        weight = self._encoded.weight
+        if weight is not None:
+            weight = weight[self._samples, :, self._voxels].to(self.dtype)
+        if self._ignored is None:
+            return weight
+        counts = (~self._ignored).to(self.dtype)
+        counts = counts[:, None] if counts.ndim == 2 else counts
+        return counts if weight is None else counts * weight
+
+    @cached_property
+    def maps(self) -> dict[str, Flat]:
+        """The target maps, each ``(b, k, n)`` for the last k channels."""
+        maps = {}
+        for name, values in self._encoded.maps.items():
+            values = values[self._samples, ..., self._voxels]
+            if values.ndim == 2:
+                self._check(f"{name} map", values)
+                maps[name] = self._one_hot(values, first=1)
+            else:
+                maps[name] = values.to(self.dtype)
+        return maps
+
+    def weighted(self, x: Tensor) -> Tensor:
+        """Each voxel times its weight."""
+        return x if self.weight is None else x * self.weight
+
+    @cached_property
+    def _target(self) -> Tensor:
+        target = self._encoded.target[self._samples, ..., self._voxels]
+        return target if self._ignored is None else target.masked_fill(self._ignored, 0)
+
+    @cached_property
+    def _ignored(self) -> Tensor | None:
+        ignore = self._encoded.ignore
+        if ignore is None:
+            return None
+        return self._encoded.target[self._samples, ..., self._voxels] == ignore
+
+    def _check(self, name: str, labels: Tensor) -> None:
+        if not self._checked:
+            _check_labels(name, labels, self.logits.shape[1])
+
+    def _one_hot(self, labels: Tensor, first: int) -> Flat:
+        """``(b, n)`` labels as memberships of the classes from the first on."""
+        b, c, n = self.logits.shape
+        classes = torch.arange(first, c, device=labels.device, dtype=self.dtype)[:, None]
+        out = self.logits.new_empty(b, c - first, n)
+        # Comparing floats is vectorised on the CPU, comparing int64 is not: several times faster.
+        return torch.eq(labels.to(self.dtype)[:, None], classes, out=out)
+
+
+def _check_labels(name: str, labels: Tensor, c: int) -> None:
+    """Raise unless these are class labels: at once on the CPU, without a sync on a GPU."""
+    if labels.is_floating_point():
+        whole = (labels == labels.round()).all()
+        _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}")
+    low, high = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
+    if labels.device.type != "cpu":
+        _require((low >= 0) & (high < c), f"{name} holds labels outside 0 to {c - 1}")
+    elif low < 0 or high >= c:
+        worst = int(low if low < 0 else high)
+        raise ValueError(
+            f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}; "
+            f"if {worst} marks voxels that should not count, say Multiclass(ignore={worst})"
+        )
+
+
+def _require(condition: Tensor, message: str) -> None:
+    if condition.device.type == "cpu":
+        if not condition:
+            raise ValueError(message)
+    else:  # raises when the GPU gets there, and does not make the CPU wait for it
+        torch._assert_async(condition, message)
