@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +67,13 @@ class CompoundLoss(nn.Module):
 
     def forward(self, input: Logits, target: Target, **maps: Map) -> Reduced:
         """The weighted sum; takes the maps that its losses need, see `segloss.Loss`."""
-        losses = [loss for loss in self.losses.values() if isinstance(loss, Loss)]
-        values = one_pass(losses, input, target, maps)
+        values = one_pass([loss for *_, loss in self._entries()], input, target, maps)
         self.terms = {k: v.detach() for k, v in zip(self.losses, values, strict=True)}
+        if len({v.shape for v in values}) > 1:
+            shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in self.terms.items())
+            raise ValueError(f"the terms have different shapes ({shapes}): use one reduction")
         weighted = [w * v for w, v in zip(self.weights.values(), values, strict=True)]
-        return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
+        return torch.stack(weighted).sum(0)
 
     def get_extra_state(self) -> dict[str, int]:
         """The number of epochs done, for the ``state_dict``."""
@@ -100,7 +102,7 @@ class CompoundLoss(nn.Module):
         return f"weights={self._weights}"
 
     def _entries(self) -> "list[tuple[str, Weight, Loss]]":
-        return [(k, self._weights[k], loss) for k, loss in self.losses.items()]
+        return [(k, self._weights[k], cast(Loss, loss)) for k, loss in self.losses.items()]
 
     def _rebuilt(self, entries: "list[tuple[str, Weight, Loss]]") -> "CompoundLoss":
         first, *rest = entries
@@ -169,6 +171,8 @@ class DeepSupervisionLoss(nn.Module):
                     f"{name} has {len(values)} scales, but input has {len(input)}: every list "
                     "needs one entry for each scale"
                 )
+        if not input:
+            raise ValueError("input is an empty list, expected logits for one scale or more")
         weights = self.weights or tuple(0.5**i for i in range(len(input)))
         if len(weights) != len(input):
             raise ValueError(f"weights has {len(weights)} numbers, but input {len(input)} scales")

@@ -24,6 +24,7 @@ the gradient itself is a few blocks. Second derivatives take the dense path: the
 block as large as the batch, under ordinary autograd.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +88,8 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
     """
-    return _unpacked(_OnePass.apply(encoded.logits, encoded, request), encoded, request)
+    packed: Tensor = _OnePass.apply(encoded.logits, encoded, request)  # type: ignore[no-untyped-call]
+    return _unpacked(packed, encoded, request)
 
 
 def dense_sums(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
@@ -101,12 +103,10 @@ class _OnePass(torch.autograd.Function):
         ctx.save_for_backward(logits)
         ctx.encoded, ctx.request = replace(encoded, logits=logits.new_empty(0)), request
         exact = torch.float32 if logits.device.type == "mps" else torch.float64
-        total = None
+        width = sum(_widths(encoded, request))
+        total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         for samples, voxels in blocks(logits):
-            part = _packed_sums(Block(encoded, samples, voxels), request)
-            if total is None:
-                total = part.new_zeros(logits.shape[0], part.shape[1], dtype=exact)
-            total[samples] += part
+            total[samples] += _packed_sums(Block(encoded, samples, voxels), request)
         return total
 
     @staticmethod
@@ -143,18 +143,20 @@ def _packed_sums(block: Block, request: Request) -> Tensor:
 def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     """Undo the packing; a map that lacks the first channel has a sum of 0 there."""
     b, c, _ = encoded.logits.shape
-    widths = [_width(encoded, name) for name in request.regions]
-    *regions, voxels = packed.split([*widths, 2 * len(request.voxels)], 1)
+    *regions, voxels = packed.split(_widths(encoded, request), 1)
     padded = [x if x.shape[1] == c else pad(x, (c - x.shape[1], 0)) for x in regions]
     stacked = torch.stack(padded) if padded else packed.new_zeros(0, b, c)
     return stacked, voxels.T.reshape(-1, 2, b)
 
 
-def _width(encoded: Encoded, name: str) -> int:
-    c, values = encoded.logits.shape[1], encoded.maps.get(map_of(name) or "")
-    if values is None:
-        return c
-    return c - 1 if values.ndim == 2 else values.shape[1]
+def _widths(encoded: Encoded, request: Request) -> list[int]:
+    """How many numbers each region sum has for a sample, and all voxel sums together."""
+    c, widths = encoded.logits.shape[1], []
+    for name in request.regions:
+        values = encoded.maps.get(map_of(name) or "")
+        labelled = values is not None and values.ndim == 2
+        widths.append(c if values is None else c - 1 if labelled else values.shape[1])
+    return [*widths, 2 * len(request.voxels)]
 
 
 def _count(block: Block) -> Tensor:
@@ -164,7 +166,7 @@ def _count(block: Block) -> Tensor:
     return block.weight.sum(2).expand(b, c)
 
 
-_SUMS = {
+_SUMS: dict[str, Callable[[Block], Tensor]] = {
     "count": _count,
     "pred": lambda block: block.weighted(block.pred).sum(2),
     "true": lambda block: block.weighted(block.true).sum(2),
@@ -192,7 +194,8 @@ def _region_sum(block: Block, name: str) -> Tensor:
     values = block.weighted(block.maps[name.removeprefix("pred*")])
     if not name.startswith("pred*"):
         return values.sum(2)
-    return vecdot(block.pred[:, -values.shape[1] :], values)
+    product: Tensor = vecdot(block.pred[:, -values.shape[1] :], values)
+    return product
 
 
 def _slope_in_pred(block: Block, names: tuple[str, ...], scales: Tensor, out: Tensor) -> Tensor:

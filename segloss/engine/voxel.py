@@ -55,7 +55,9 @@ class Focal:
 
 def phi_of(phi: Phi, m: Tensor) -> Tensor:
     """φ(m) under autograd, which sees the closed-form slope."""
-    value: Tensor = _WithSlope.apply(m, phi) if m.requires_grad else phi.value(m)
+    if not m.requires_grad:
+        return phi.value(m)
+    value: Tensor = _WithSlope.apply(m, phi)  # type: ignore[no-untyped-call]
     return value
 
 
