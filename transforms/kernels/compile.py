@@ -24,6 +24,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     loops = inspect.unwrap(function)
     try:
-        return njit(cache=True, nogil=True)(loops)  # type: ignore[no-any-return]
+        return njit(cache=True, nogil=True)(loops)
     except RuntimeError:  # numba found no folder it may write to: each process compiles anew
-        return njit(nogil=True)(loops)  # type: ignore[no-any-return]
+        return njit(nogil=True)(loops)

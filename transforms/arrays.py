@@ -1,0 +1,206 @@
+"""The arrays that target maps are made of: their shapes by name, and what is asked of them."""
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped
+from scipy.ndimage import find_objects
+
+__all__ = [
+    "Convention",
+    "DistanceMap",
+    "LabelMap",
+    "Mask",
+    "Number",
+    "Spacing",
+    "Unchecked",
+    "boolean",
+    "bounding_box",
+    "checked_spacing",
+    "class_boxes",
+    "class_ids",
+    "convention_named",
+    "positive",
+    "region",
+    "voxel_size",
+    "whole",
+]
+
+Unchecked: TypeAlias = Shaped[np.ndarray, "..."]
+"""An array as the caller has it: the function itself says what it expects."""
+
+LabelMap: TypeAlias = Shaped[np.ndarray, "*space"]
+"""A class id for each voxel, 0 where there is nothing. Integers, or floats that hold integers."""
+
+Mask: TypeAlias = Bool[np.ndarray, "*space"]
+"""Whether a voxel belongs to something."""
+
+DistanceMap: TypeAlias = Float32[np.ndarray, "*space"]
+"""How far a voxel's centre is from something, negative on the inside."""
+
+Number: TypeAlias = float | int
+
+Spacing: TypeAlias = Number | Sequence[Number] | np.ndarray | None
+"""Size of a voxel along each axis, or along all of them; None is 1: distances are in voxels."""
+
+Convention: TypeAlias = Literal["face", "kervadec"]
+"""Where a signed distance is zero: on the faces between voxels, or as the boundary loss's paper."""
+
+Box: TypeAlias = tuple[slice, ...]
+
+LARGEST_ID = 2**16 - 1
+
+
+def check_space(name: str, array: Unchecked) -> None:
+    """Raise unless an array is an image of two or three axes, with voxels in it."""
+    if array.ndim not in {2, 3} or 0 in array.shape:
+        raise ValueError(
+            f"{name} has shape {array.shape}: expected an image of two or three axes, none of them "
+            f"empty. Channels and batches go through one at a time."
+        )
+
+
+def boolean(name: str, mask: Unchecked) -> Mask:
+    """The mask in C order, or an error if it is none."""
+    check_space(name, mask)
+    if mask.dtype != bool:
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}, expected bool: compare the labels with a class id "
+            f"first, as in `labels == 1`."
+        )
+    return np.ascontiguousarray(mask)
+
+
+def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Mask | None]:
+    """Take a label map apart into class ids and voxels that no one knows about.
+
+    Args:
+        labels: Integers, bool, or floats that hold integers exactly, as MONAI's readers yield them.
+        ignore: The label that stands for "unknown".
+
+    Returns:
+        The class ids in C order, an integer dtype, 0 where they are unknown; and where they are
+        unknown, or None if every voxel is known.
+
+    Raises:
+        TypeError: If labels are not integers.
+        ValueError: If a class id is negative, or the shape is no image's.
+    """
+    check_space("labels", labels)
+    if labels.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            ids = labels.astype(np.int32)
+        wrong = ids != labels
+        if wrong.any():
+            raise TypeError(
+                f"labels must be integers, or floats that hold integers, got "
+                f"{labels[wrong][0]}: resample labels with mode='nearest'."
+            )
+    elif labels.dtype.kind in "biu":
+        ids = labels.view(np.uint8) if labels.dtype == bool else labels
+    else:
+        raise TypeError(f"labels has dtype {labels.dtype}: expected integers, bool or floats.")
+
+    unknown = None if ignore is None else ids == ignore
+    if unknown is not None and unknown.any():
+        ids = np.where(unknown, 0, ids).astype(ids.dtype, copy=False)
+    else:
+        unknown = None
+    if ids.dtype.kind == "i" and ids.min() < 0:
+        raise ValueError(
+            f"labels holds {ids.min()}: class ids are 0 or more. If it stands for unknown voxels, "
+            f"pass ignore={ids.min()}."
+        )
+    return np.ascontiguousarray(ids), unknown
+
+
+def region(channel: LabelMap, ignore: int | None = None) -> tuple[Mask, Mask | None]:
+    """Take one channel of 0 and 1 apart into a mask and voxels that no one knows about.
+
+    Raises:
+        ValueError: If it holds anything but 0, 1 and `ignore`.
+    """
+    ids, unknown = class_ids(channel, ignore)
+    if ids.max() > 1:
+        raise ValueError(
+            f"a label of several channels holds {ids.max()}: each channel is a region of 0 and 1"
+            f"{'' if ignore is None else f' (and ignore={ignore})'}. A map of class ids has one "
+            f"channel: add it with `EnsureChannelFirstd(..., channel_dim='no_channel')`."
+        )
+    return ids == 1, unknown
+
+
+def whole(name: str, value: int, least: int) -> int:
+    """The value, or an error if it is not an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer of {least} or more, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}.")
+    return int(value)
+
+
+def positive(name: str, value: Number) -> float:
+    """The value, or an error if it is not a finite number above zero."""
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+    return float(value)
+
+
+def convention_named(name: str) -> Convention:
+    """The convention of that name, or an error if there is none."""
+    if name not in get_args(Convention):
+        raise ValueError(f"convention must be one of {get_args(Convention)}, got {name!r}.")
+    return name  # type: ignore[return-value]
+
+
+def voxel_size(spacing: Spacing, ndim: int) -> tuple[float, ...]:
+    """Size of a voxel along each of `ndim` axes.
+
+    Raises:
+        ValueError: If there is not one size per axis, or one is not a finite number above zero.
+    """
+    if spacing is None:
+        return (1.0,) * ndim
+    sizes = np.atleast_1d(spacing).astype(float).tolist()
+    if np.ndim(spacing) == 0:
+        sizes *= ndim
+    if len(sizes) != ndim:
+        raise ValueError(
+            f"spacing has {len(sizes)} entries, {tuple(sizes)}: expected {ndim}, one for each axis "
+            f"of the image in its own order."
+        )
+    return tuple(positive("spacing", size) for size in sizes)
+
+
+def checked_spacing(spacing: Spacing) -> Spacing:
+    """The spacing in plain numbers, or an error if one of them is not finite and above zero."""
+    if spacing is None:
+        return None
+    sizes = voxel_size(spacing, np.size(spacing))
+    return sizes[0] if np.ndim(spacing) == 0 else sizes
+
+
+def bounding_box(mask: Mask) -> Box:
+    """The smallest box that holds the mask; empty slices if the mask is empty."""
+    box: Box = ()
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        hit = np.flatnonzero(mask[box].any(axis=others))
+        box += (slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0),)
+    return box
+
+
+def class_boxes(ids: LabelMap) -> Iterator[tuple[int, Box]]:
+    """Each class id above 0 that there is, with its bounding box."""
+    largest = int(ids.max())
+    if largest > LARGEST_ID:
+        raise ValueError(
+            f"labels holds {largest}: class by class, ids up to {LARGEST_ID} are handled. If these "
+            f"are instances, number them from 1 on, for example with "
+            f"`skimage.segmentation.relabel_sequential`."
+        )
+    for class_id, box in enumerate(find_objects(ids), start=1):
+        if box is not None:
+            yield class_id, box
