@@ -162,6 +162,8 @@ def _checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
             f"input has shape {tuple(logits.shape)}, expected (batch, channels, *space) with two "
             "or three image axes"
         )
+    if not logits.is_floating_point():
+        raise TypeError(f"input has dtype {logits.dtype}, expected logits in floating point")
     if logits.numel() == 0:
         raise ValueError(f"input has shape {tuple(logits.shape)}: there is nothing in it to score")
     return b, c, tuple(space)

@@ -10,7 +10,17 @@ from typing import TypeAlias
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Flat", "Logits", "Map", "PerClass", "PerSample", "Reduced", "Scores", "Target"]
+__all__ = [
+    "Flat",
+    "GroupScores",
+    "Logits",
+    "Map",
+    "PerVoxel",
+    "Reduced",
+    "Scores",
+    "Target",
+    "Weights",
+]
 
 Logits: TypeAlias = Float[Tensor, "b c *space"]
 """What the network says, before softmax or sigmoid."""
@@ -24,14 +34,17 @@ Map: TypeAlias = Shaped[Tensor, "b *_"]
 Flat: TypeAlias = Float[Tensor, "b c n"]
 """Logits, probabilities or memberships with the image axes flattened."""
 
-PerClass: TypeAlias = Float[Tensor, "b c"]
-"""A sum over the voxels of each sample and channel."""
+PerVoxel: TypeAlias = Float[Tensor, "b 1 n"]
+"""One number for each voxel."""
 
-PerSample: TypeAlias = Float[Tensor, " b"]
-"""A sum over the voxels of each sample."""
+Weights: TypeAlias = Float[Tensor, "b #c n"]
+"""How much each voxel, or each channel of it, counts."""
 
 Scores: TypeAlias = Float[Tensor, "g k"]
 """One number for each group and scored class."""
+
+GroupScores: TypeAlias = Float[Tensor, "g 1"]
+"""One number for each group, of all its classes together."""
 
 Reduced: TypeAlias = Float[Tensor, "*_"]
 """A loss after reduction: a scalar, or one number per group and class."""

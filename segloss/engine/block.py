@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segloss.encoding import Encoded
-from segloss.shapes import Flat
+from segloss.shapes import Flat, PerVoxel, Weights
 
 __all__ = ["Block", "blocks", "dtype_of"]
 
@@ -68,7 +68,7 @@ class Block:
         return self.softmax[0] if self.exclusive else self.logits.sigmoid()
 
     @cached_property
-    def softmax(self) -> tuple[Flat, Flat, Flat]:
+    def softmax(self) -> tuple[Flat, PerVoxel, PerVoxel]:
         """Probabilities, the largest logit t, and Σ e^(logit - t), the last two ``(b, 1, n)``."""
         # By hand it takes half the time of torch's softmax, which copies a strided block first.
         top = self.logits.detach().amax(1, keepdim=True)
@@ -93,7 +93,7 @@ class Block:
         return self._one_hot(self._target, first=0)
 
     @cached_property
-    def weight(self) -> Flat | None:
+    def weight(self) -> Weights | None:
         """How much each voxel (or entry) counts, ``(b, 1, n)`` or ``(b, c, n)``; None if equally."""
         weight = self._encoded.weight
         if weight is not None:
@@ -105,7 +105,7 @@ class Block:
         return counts if weight is None else counts * weight
 
     @cached_property
-    def maps(self) -> dict[str, Flat]:
+    def maps(self) -> dict[str, Tensor]:
         """The target maps, each ``(b, k, n)`` for the last k channels."""
         maps = {}
         for name, values in self._encoded.maps.items():
@@ -156,9 +156,10 @@ def _check_labels(name: str, labels: Tensor, c: int) -> None:
         _require((low >= 0) & (high < c), f"{name} holds labels outside 0 to {c - 1}")
     elif low < 0 or high >= c:
         worst = int(low if low < 0 else high)
+        hint = f"; if it marks voxels that should not count, say Multiclass(ignore={worst})"
         raise ValueError(
-            f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}; "
-            f"if {worst} marks voxels that should not count, say Multiclass(ignore={worst})"
+            f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}"
+            + (hint if name == "target" else "")
         )
 
 

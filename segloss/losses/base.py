@@ -66,6 +66,11 @@ class Loss(nn.Module, ABC):
         reduction: Reduction,
     ) -> None:
         super().__init__()
+        if not isinstance(encoding, Encoding):
+            raise TypeError(
+                f"encoding must say what the channels mean, got {encoding!r}: "
+                "Multiclass() for a softmax, Multilabel() for sigmoids"
+            )
         self.encoding = encoding
         self.group: Group = one_of("group", group, GROUPS)
         self.class_weight = None if class_weight is None else _checked_weights(class_weight)
@@ -209,6 +214,9 @@ def one_pass(
     losses: Sequence[Loss], input: Tensor, target: Tensor, maps: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """The value of each loss; losses that read the channels alike share a pass over the voxels."""
+    for name, x in {"input": input, "target": target, **maps}.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     # Subclasses of Tensor, such as MONAI's MetaTensor, pay for their metadata at every operation.
     input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
     maps = {name: x.as_subclass(Tensor) for name, x in maps.items()}

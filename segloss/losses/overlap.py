@@ -22,7 +22,7 @@ from segloss.losses.base import (
     ratio,
     reduced,
 )
-from segloss.shapes import Reduced, Scores
+from segloss.shapes import GroupScores, Reduced, Scores
 
 __all__ = [
     "DiceLoss",
@@ -103,10 +103,10 @@ def tversky(
 
 def generalized_dice(
     sums: Sums,
-    weight: Tensor,
+    weight: Scores,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
-) -> Scores:
+) -> GroupScores:
     r"""One minus the Dice coefficient of all classes together, each with a weight.
 
     .. math::
