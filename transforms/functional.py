@@ -158,12 +158,15 @@ def signed_distance(
     signed = {"face": _to_faces, "kervadec": _as_published}[convention_named(convention)]
     mask = boolean("mask", mask)
     size = voxel_size(spacing, mask.ndim)
+    if unknown is not None:
+        unknown = boolean("unknown", unknown)
+        if unknown.shape != mask.shape:
+            raise ValueError(f"unknown has shape {unknown.shape}, but mask has {mask.shape}.")
+        mask = mask & ~unknown
     if not mask.any():
         return np.zeros(mask.shape, np.float32)
     if unknown is None:
         return signed(mask, size)
-    unknown = boolean("unknown", unknown)
-    mask = mask & ~unknown
     # Seen from outside, the unknown is not the mask yet; seen from inside, it is the mask still.
     outside, inside = signed(mask, size), signed(mask | unknown, size)
     return np.where(unknown, np.float32(0), np.where(mask, inside, outside))
