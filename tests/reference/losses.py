@@ -1,0 +1,123 @@
+"""The value of any loss of the package, by the formula in its documentation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference.dense import Dense, dense, pooled, region_sum
+
+
+def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
+    """What the loss, with its options, should return, in float64, differentiable in `input`."""
+    name = type(loss).__name__
+    if name == "CompoundLoss":
+        terms = [reference(term, input, target, **maps) for term in loss.losses.values()]
+        weighted = [w * v for w, v in zip(loss.weights.values(), terms, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
+    x = dense(loss.encoding, input, target, maps)
+    if name in ("CrossEntropyLoss", "FocalLoss"):
+        return _reduce(_voxel_mean(loss, x, getattr(loss, "gamma", 0.0)), loss.reduction)
+    if name == "GeneralizedDiceLoss":
+        return _reduce(_generalized_dice(loss, x), loss.reduction)
+    return _class_mean(loss, *_scores(loss, x))
+
+
+def _scored(loss: Any) -> int:
+    """The first channel that counts."""
+    return 0 if getattr(loss.encoding, "background", True) else 1
+
+
+def _sums(loss: Any, x: Dense) -> Any:
+    return lambda name: pooled(region_sum(x, name), loss.group)[:, _scored(loss) :]
+
+
+def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
+    """A score for each group and class, and whether the class is there."""
+    s = _sums(loss, x)
+    name = type(loss).__name__
+    count = s("count")
+    if name == "BoundaryLoss":
+        return _ratio(s("pred*distance"), count), torch.ones_like(count).bool()
+    a, b = loss.smooth_nr, loss.smooth_dr
+    presence = s("skeleton") if name == "SkeletonRecallLoss" else s("true")
+    if name == "DiceLoss":
+        top, bottom = 2 * s("overlap") + a, s("pred") + s("true") + b
+    elif name == "JaccardLoss":
+        top, bottom = s("overlap") + a, s("pred") + s("true") - s("overlap") + b
+    elif name == "TverskyLoss":
+        hit, false_pos = s("overlap"), s("pred") - s("overlap")
+        false_neg = s("true") - s("overlap")
+        top, bottom = hit + a, hit + loss.alpha * false_pos + loss.beta * false_neg + b
+    elif name == "SkeletonRecallLoss":
+        top, bottom = s("pred*skeleton") + a, s("skeleton") + b
+    else:
+        raise NotImplementedError(f"no formula for {name}")
+    score = 1 - _ratio(top, bottom)
+    if loss.empty == "penalise":
+        score = torch.where(presence == 0, _ratio(s("pred"), count), score)
+    score = torch.where(count == 0, 0.0, score)
+    return score, (presence != 0) if loss.empty == "skip" else torch.ones_like(presence).bool()
+
+
+def _ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
+    """The quotient, and a constant where the denominator is 0."""
+    return torch.where(bottom == 0, otherwise, top / torch.where(bottom == 0, 1.0, bottom))
+
+
+def _class_mean(loss: Any, score: Tensor, present: Tensor) -> Tensor:
+    given = [1.0] * score.shape[1] if loss.class_weight is None else loss.class_weight
+    weight = score.new_tensor(given).expand_as(score)
+    weight = weight * score.shape[1] / weight[0].sum() * present
+    if loss.reduction == "none":
+        return score * weight
+    if loss.reduction == "sum":
+        return (score * weight).sum()
+    return (score * weight).sum() / weight.sum() if weight.any() else (score * 0).sum()
+
+
+def _generalized_dice(loss: Any, x: Dense) -> Tensor:
+    s = _sums(loss, x)
+    true, count = s("true"), s("count")
+    power = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[loss.weighting]
+    rows = []
+    for volumes in true.tolist():
+        row = [v**-power if v else 0.0 for v in volumes]
+        if loss.empty == "smooth":
+            row = [w if v else max(row) for v, w in zip(volumes, row, strict=True)]
+        rows.append(row)
+    weight = true.new_tensor(rows)
+    if loss.class_weight is not None:
+        weight = weight * weight.new_tensor(loss.class_weight)
+    top = 2 * (weight * s("overlap")).sum(1, keepdim=True) + loss.smooth_nr
+    bottom = (weight * (s("pred") + true)).sum(1, keepdim=True) + loss.smooth_dr
+    score = 1 - _ratio(top, bottom)
+    if loss.empty == "penalise":
+        mean = _ratio(s("pred"), count)
+        score = score + torch.where(true == 0, mean, 0.0).mean(1, keepdim=True)
+    return torch.where((count == 0).all(1, keepdim=True), 0.0, score)
+
+
+def _voxel_mean(loss: Any, x: Dense, gamma: float) -> Tensor:
+    """The mean of (1 - p)^γ (-log p) over what counts, each group's; γ = 0 is cross entropy."""
+
+    def phi(log_p: Tensor, rest: Tensor) -> Tensor:
+        return -log_p if gamma == 0 else rest**gamma * -log_p
+
+    first, c = _scored(loss), x.true.shape[1]
+    given = [1.0] * (c - first) if loss.class_weight is None else list(loss.class_weight)
+    class_weight = x.true.new_tensor([0.0] * first + given)[None, :, None]
+    yes = phi(x.log_pred, x.log_rest.exp())
+    if x.exclusive:
+        entry, share = class_weight * x.true * yes, class_weight * x.true
+    else:
+        no = phi(x.log_rest, x.pred)
+        entry = class_weight * (x.true * yes + (1 - x.true) * no)
+        share = class_weight.expand_as(x.true)
+    total = pooled((x.weight * entry).sum((1, 2)), loss.group)
+    norm = pooled((x.weight * share).sum((1, 2)), loss.group)
+    return _ratio(total, norm)
+
+
+def _reduce(score: Tensor, reduction: str) -> Tensor:
+    return {"mean": score.mean(), "sum": score.sum(), "none": score}[reduction]

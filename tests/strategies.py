@@ -1,0 +1,169 @@
+"""What a segmentation batch can look like: one at will, or any for Hypothesis to explore."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from segloss import (
+    BoundaryLoss,
+    CompoundLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    GeneralizedDiceLoss,
+    JaccardLoss,
+    Multiclass,
+    Multilabel,
+    SkeletonRecallLoss,
+    TverskyLoss,
+)
+
+IGNORED = 255
+REGION: tuple[Any, ...] = (DiceLoss, JaccardLoss, TverskyLoss, SkeletonRecallLoss)
+VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss)
+LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, BoundaryLoss, *VOXEL)
+WITH_POLICY: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss)
+ENCODINGS = (
+    Multiclass(),
+    Multiclass(background=False),
+    Multiclass(ignore=IGNORED),
+    Multiclass(background=False, ignore=IGNORED),
+    Multilabel(),
+    Multilabel(ignore=IGNORED),
+)
+
+
+@dataclass
+class Batch:
+    """Logits and a target, with every map a loss may ask for."""
+
+    logits: Tensor
+    target: Tensor
+    skeleton: Tensor
+    distance: Tensor
+    weight: Tensor
+
+    def maps(self, loss: Any, *, weight: bool = False) -> dict[str, Tensor]:
+        """The maps that the loss reads, and no other."""
+        terms = loss.losses.values() if isinstance(loss, CompoundLoss) else [loss]
+        maps = {"weight": self.weight} if weight else {}
+        if any(isinstance(term, SkeletonRecallLoss) for term in terms):
+            maps["skeleton"] = self.skeleton
+        if any(isinstance(term, BoundaryLoss) for term in terms):
+            maps["distance"] = self.distance
+        return maps
+
+
+def make_batch(
+    encoding: Multiclass | Multilabel = Multiclass(),  # noqa: B008
+    *,
+    shape: Sequence[int] = (2, 3, 6, 5),
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    scale: float = 2.0,
+    present: int | None = None,
+    soft: bool = False,
+) -> Batch:
+    """A random batch of ``(b, c, *space)`` logits; labels below `present`; a fifth is ignored."""
+    b, c, *space = shape
+    rng = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(b, c, *space, generator=rng, dtype=torch.float64)
+    labels = torch.randint(present or c, (b, *space), generator=rng)
+    regions = torch.randint(2, (b, c, *space), generator=rng)
+    skeleton = torch.rand(b, *space, generator=rng) < 0.4
+    ignored = torch.rand(b, *space, generator=rng) < 0.2
+    distance = 3 * torch.randn(b, c, *space, generator=rng, dtype=torch.float64)
+    weight = 2 * torch.rand(b, *space, generator=rng, dtype=torch.float64)
+    weight = weight * (torch.rand(b, *space, generator=rng) < 0.8)
+    memberships = torch.rand(b, c, *space, generator=rng, dtype=torch.float64)
+    if isinstance(encoding, Multiclass):
+        target = memberships / memberships.sum(1, keepdim=True) if soft else labels
+        tube = labels * skeleton
+    else:
+        target = memberships if soft else regions
+        tube, ignored = regions * skeleton[:, None], ignored[:, None].expand_as(regions)
+    if encoding.ignore is not None:
+        target = target.masked_fill(ignored, encoding.ignore)
+    as_dtype = {"dtype": dtype} if target.is_floating_point() else {}
+    return Batch(
+        logits.to(dtype),
+        target.to(**as_dtype) if as_dtype else target,
+        tube,
+        distance.to(dtype)[:, 1:] if leaves_out_background(encoding) else distance.to(dtype),
+        weight.to(dtype),
+    )
+
+
+def leaves_out_background(encoding: Multiclass | Multilabel) -> bool:
+    return isinstance(encoding, Multiclass) and not encoding.background
+
+
+@st.composite
+def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
+    """Any options that a loss takes, for that number of scored classes."""
+    chosen: dict[str, Any] = {
+        "group": draw(st.sampled_from(["sample", "batch", "ranks"])),
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+    }
+    if draw(st.booleans()):
+        weights = st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=scored, max_size=scored)
+        chosen["class_weight"] = draw(weights)
+    if loss_class in WITH_POLICY:
+        chosen["empty"] = draw(st.sampled_from(["smooth", "skip", "penalise"]))
+        chosen["smooth_nr"] = draw(st.sampled_from([0.0, 1e-5, 1.0]))
+        chosen["smooth_dr"] = draw(st.sampled_from([1e-5, 1.0]))
+    if loss_class is TverskyLoss:
+        chosen |= {"alpha": draw(st.sampled_from([0.1, 0.5])), "beta": draw(st.floats(0.1, 2))}
+    if loss_class is FocalLoss:
+        chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]))
+    if loss_class is GeneralizedDiceLoss:
+        chosen["weighting"] = draw(st.sampled_from(["square", "simple", "uniform"]))
+    return chosen
+
+
+@dataclass
+class Case:
+    """A loss with its options and a batch it takes, made on demand.
+
+    Not by the strategy: run-time type checks draw from `random`, which strategies must not.
+    """
+
+    loss_class: Any
+    encoding: Multiclass | Multilabel
+    options: dict[str, Any]
+    batch: dict[str, Any]
+    weighted: bool
+
+    def make(self) -> tuple[Any, Batch, dict[str, Tensor]]:
+        """The loss, the batch, and the maps to pass."""
+        loss, batch = self.loss_class(self.encoding, **self.options), make_batch(**self.batch)
+        return loss, batch, batch.maps(loss, weight=self.weighted)
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn, losses: Sequence[Any] = LOSSES, dtype: torch.dtype = torch.float64
+) -> Case:
+    """Any loss with any options, on any batch."""
+    loss_class, encoding = draw(st.sampled_from(losses)), draw(st.sampled_from(ENCODINGS))
+    c = draw(st.integers(1 if isinstance(encoding, Multilabel) else 2, 5))
+    batch = {
+        "encoding": encoding,
+        "shape": (draw(st.integers(1, 3)), c, *draw(_spaces)),
+        "dtype": dtype,
+        "seed": draw(st.integers(0, 2**31)),
+        "scale": draw(st.sampled_from([0.1, 1.0, 8.0])),
+        "present": draw(st.integers(1, c)),
+        "soft": encoding.ignore is None and draw(st.booleans()),
+    }
+    scored = c - leaves_out_background(encoding)
+    return Case(
+        loss_class, encoding, draw(options(loss_class, scored)), batch, draw(st.booleans())
+    )
+
+
+_spaces = st.lists(st.integers(1, 5), min_size=2, max_size=3)
