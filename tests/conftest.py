@@ -9,7 +9,8 @@ import pytest
 
 WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1"
 if WRAPPED:
-    jaxtyping.install_import_hook("segloss", "beartype.beartype")
+    int_is_float = "beartype.BeartypeConf(is_pep484_tower=True)"  # as type checkers have it
+    jaxtyping.install_import_hook("segloss", f"beartype.beartype(conf={int_is_float})")
 
 hypothesis.settings.register_profile("segloss", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("segloss")
