@@ -4,8 +4,8 @@ Everything is converted here, a block at a time, so that no one-hot volume, prob
 widened label volume ever exists as a whole.
 """
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,26 @@ __all__ = ["Block", "blocks", "dtype_of"]
 _CPU, _GPU = 3 << 17, 1 << 24
 
 _NEAREST = "resample label maps with nearest-neighbour interpolation"
+
+
+T = TypeVar("T")
+
+
+class lazy(Generic[T]):
+    """A property that is computed once, without functools.cached_property's lock.
+
+    The lock, which Python had until 3.12, costs as much as a small operation on tensors, and
+    torch.compile cannot see through it.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name = compute, compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, block: Any, _: type) -> T:
+        value = self.compute(block)
+        setattr(block, self.name, value)
+        return value
 
 
 def dtype_of(encoded: Encoded) -> torch.dtype:
@@ -62,12 +82,12 @@ class Block:
         self._encoded, self._samples, self._voxels = encoded, samples, voxels
         self._checked = checked
 
-    @cached_property
+    @lazy
     def pred(self) -> Flat:
         """Probabilities: softmax or sigmoid of the logits."""
         return self.softmax[0] if self.exclusive else self.logits.sigmoid()
 
-    @cached_property
+    @lazy
     def softmax(self) -> tuple[Flat, PerVoxel, PerVoxel]:
         """Probabilities, the largest logit t, and Σ e^(logit - t), the last two ``(b, 1, n)``."""
         # By hand it takes half the time of torch's softmax, which copies a strided block first.
@@ -77,7 +97,7 @@ class Block:
         scale = total.reciprocal()
         return odds * scale if odds.requires_grad else odds.mul_(scale), top, total
 
-    @cached_property
+    @lazy
     def labels(self) -> Tensor | None:
         """``(b, n)`` int64 class labels, 0 where ignored; None if the target is memberships."""
         if self._target.ndim == 3:
@@ -85,14 +105,14 @@ class Block:
         self._check("target", self._target)
         return self._target.long()
 
-    @cached_property
+    @lazy
     def true(self) -> Flat:
         """How much each voxel belongs to each class."""
         if self.labels is None:
             return self._target.to(self.dtype)
         return self._one_hot(self._target, first=0)
 
-    @cached_property
+    @lazy
     def weight(self) -> Weights | None:
         """How much each voxel (or entry) counts, ``(b, 1, n)`` or ``(b, c, n)``; None if equally."""
         weight = self._encoded.weight
@@ -104,7 +124,7 @@ class Block:
         counts = counts[:, None] if counts.ndim == 2 else counts
         return counts if weight is None else counts * weight
 
-    @cached_property
+    @lazy
     def maps(self) -> dict[str, Tensor]:
         """The target maps, each ``(b, k, n)`` for the last k channels."""
         maps = {}
@@ -121,12 +141,12 @@ class Block:
         """Each voxel times its weight."""
         return x if self.weight is None else x * self.weight
 
-    @cached_property
+    @lazy
     def _target(self) -> Tensor:
         target = self._encoded.target[self._samples, ..., self._voxels]
         return target if self._ignored is None else target.masked_fill(self._ignored, 0)
 
-    @cached_property
+    @lazy
     def _ignored(self) -> Tensor | None:
         ignore = self._encoded.ignore
         if ignore is None:
@@ -148,12 +168,13 @@ class Block:
 
 def _check_labels(name: str, labels: Tensor, c: int) -> None:
     """Raise unless these are class labels: at once on the CPU, without a sync on a GPU."""
+    on_cpu = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if labels.is_floating_point():
         whole = (labels == labels.round()).all()
-        _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}")
+        _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}", on_cpu)
     low, high = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
-    if labels.device.type != "cpu":
-        _require((low >= 0) & (high < c), f"{name} holds labels outside 0 to {c - 1}")
+    if not on_cpu:
+        _require((low >= 0) & (high < c), f"{name} holds labels outside 0 to {c - 1}", on_cpu)
     elif low < 0 or high >= c:
         worst = int(low if low < 0 else high)
         hint = f"; if it marks voxels that should not count, say Multiclass(ignore={worst})"
@@ -163,8 +184,8 @@ def _check_labels(name: str, labels: Tensor, c: int) -> None:
         )
 
 
-def _require(condition: Tensor, message: str) -> None:
-    if condition.device.type == "cpu":
+def _require(condition: Tensor, message: str, on_cpu: bool) -> None:
+    if on_cpu:
         if not condition:
             raise ValueError(message)
     else:  # raises when the GPU gets there, and does not make the CPU wait for it

@@ -52,6 +52,11 @@ class VoxelSum:
     phi: Phi
     class_weight: tuple[float, ...] | None = None
 
+    @property
+    def name(self) -> str:
+        """Equal names are equal sums: strings, which torch.compile can compare."""
+        return f"{self.phi.name} {self.class_weight}"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -63,7 +68,7 @@ class Request:
     def __or__(self, other: "Request") -> "Request":
         return Request(
             tuple(dict.fromkeys(self.regions + other.regions)),
-            tuple(dict.fromkeys(self.voxels + other.voxels)),
+            tuple({term.name: term for term in self.voxels + other.voxels}.values()),
         )
 
     @property
@@ -87,7 +92,10 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     """The region sums, ``(r, b, c)``, and the voxel sums and their normalisers, ``(v, 2, b)``.
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
+    Under torch.compile it is `dense_sums`, which the compiler can see into and fuse.
     """
+    if torch.compiler.is_compiling():
+        return dense_sums(encoded, request)
     packed: Tensor = _OnePass.apply(encoded.logits, encoded, request)  # type: ignore[no-untyped-call]
     return _unpacked(packed, encoded, request)
 

@@ -17,6 +17,11 @@ __all__ = ["CrossEntropy", "Focal", "Phi", "phi_of"]
 class Phi(Protocol):
     """A function of the cross entropy m ≥ 0, and its derivative."""
 
+    @property
+    def name(self) -> str:
+        """Its name and parameters; equal names are equal functions."""
+        ...
+
     def value(self, m: Tensor) -> Tensor:
         """φ(m), elementwise."""
         ...
@@ -30,6 +35,8 @@ class Phi(Protocol):
 class CrossEntropy:
     """φ(m) = m."""
 
+    name = "cross entropy"
+
     def value(self, m: Tensor) -> Tensor:
         return m
 
@@ -42,6 +49,10 @@ class Focal:
     """φ(m) = a^γ m, with a = 1 - e^-m the probability of being wrong."""
 
     gamma: float
+
+    @property
+    def name(self) -> str:
+        return f"focal {self.gamma}"
 
     def value(self, m: Tensor) -> Tensor:
         return _wrong(m).pow(self.gamma) * m

@@ -82,8 +82,13 @@ class Loss(nn.Module, ABC):
         """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
 
     @abstractmethod
-    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
-        """The loss, from sums that are pooled over its groups and cut to its scored classes."""
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        """The loss, from its sums, pooled over its groups and cut to its scored classes.
+
+        Args:
+            regions: The region sums by name, each ``(g, k)``.
+            voxels: For each voxel sum, it and its normaliser, ``(2, g)``.
+        """
 
     def forward(self, input: Logits, target: Target, **maps: Map) -> Reduced:
         """The loss of a batch.
@@ -174,7 +179,7 @@ class RegionLoss(Loss):
         policy = {"smooth": (), "skip": (self.presence,), "penalise": (self.presence, "pred")}
         return Request((*self.needs, "count", *policy[self.empty]))
 
-    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         score, count = self.score(regions), regions["count"]
         if self.empty == "penalise":
             absent = regions[self.presence] == 0
@@ -205,8 +210,8 @@ class VoxelLoss(Loss):
     def request(self) -> Request:
         return Request(voxels=(VoxelSum(self.phi),))
 
-    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
-        ((total, norm),) = voxels.values()
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        ((total, norm),) = voxels
         return reduced(ratio(total, norm), self.reduction)
 
 
@@ -217,9 +222,8 @@ def one_pass(
     for name, x in {"input": input, "target": target, **maps}.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    # Subclasses of Tensor, such as MONAI's MetaTensor, pay for their metadata at every operation.
-    input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
-    maps = {name: x.as_subclass(Tensor) for name, x in maps.items()}
+    input, target = _plain(input), _plain(target)
+    maps = {name: _plain(x) for name, x in maps.items()}
     requests = [_completed(loss, input) for loss in losses]
     needed = frozenset().union(*(request.maps for request in requests))
     _check_maps(needed, maps)
@@ -239,15 +243,19 @@ def one_pass(
     return values
 
 
+def _plain(x: Tensor) -> Tensor:
+    # Subclasses of Tensor, such as MONAI's MetaTensor, pay for their metadata at every operation.
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
+
+
 def _value(loss: Loss, own: Request, joint: Request, regions: Tensor, voxels: Tensor) -> Tensor:
     """Pick a loss's sums out of those of a joint pass, pool them, and reduce."""
     rows = [joint.regions.index(name) for name in own.regions]
     pooled = pool(regions[rows][:, :, loss.encoding.first :], loss.group)
-    columns = [joint.voxels.index(term) for term in own.voxels]
+    names = [term.name for term in joint.voxels]
+    columns = [names.index(term.name) for term in own.voxels]
     summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
-    return loss.reduce(
-        dict(zip(own.regions, pooled, strict=True)), dict(zip(own.voxels, summed, strict=True))
-    )
+    return loss.reduce(dict(zip(own.regions, pooled, strict=True)), list(summed))
 
 
 def _completed(loss: Loss, input: Tensor) -> Request:

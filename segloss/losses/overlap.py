@@ -1,6 +1,6 @@
 """Overlap of prediction and target: Dice, Jaccard, Tversky, generalised Dice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, final, get_args
 
 import torch
@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
-from segloss.engine.sums import Request, VoxelSum
+from segloss.engine.sums import Request
 from segloss.losses.base import (
     Empty,
     Loss,
@@ -258,7 +258,7 @@ class GeneralizedDiceLoss(Loss):
     def request(self) -> Request:
         return Request(("overlap", "pred", "true", "count"))
 
-    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         true, count = regions["true"], regions["count"]
         absent = true == 0
         power = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]

@@ -1,13 +1,13 @@
 """Surfaces: how far from the target's boundary are the errors?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor
 
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
-from segloss.engine.sums import Request, VoxelSum
+from segloss.engine.sums import Request
 from segloss.losses.base import Loss, Reduction, Sums, class_mean, ratio
 from segloss.shapes import Reduced, Scores
 
@@ -80,5 +80,5 @@ class BoundaryLoss(Loss):
     def request(self) -> Request:
         return Request(("pred*distance", "count"))
 
-    def reduce(self, regions: Sums, voxels: Mapping[VoxelSum, Tensor]) -> Reduced:
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         return class_mean(boundary(regions), self.class_weight, self.reduction)
