@@ -148,7 +148,12 @@ class Case:
 def cases(
     draw: st.DrawFn, losses: Sequence[Any] = LOSSES, dtype: torch.dtype = torch.float64
 ) -> Case:
-    """Any loss with any options, on any batch."""
+    """Any loss with any options, on any batch.
+
+    Single precision has no digits left for the gradient of a batch all of whose voxels are
+    saturated, so there the logits stay moderate.
+    """
+    scales = [0.1, 1.0, 8.0] if dtype == torch.float64 else [0.1, 1.0, 2.0]
     loss_class, encoding = draw(st.sampled_from(losses)), draw(st.sampled_from(ENCODINGS))
     c = draw(st.integers(1 if isinstance(encoding, Multilabel) else 2, 5))
     batch = {
@@ -156,14 +161,12 @@ def cases(
         "shape": (draw(st.integers(1, 3)), c, *draw(_spaces)),
         "dtype": dtype,
         "seed": draw(st.integers(0, 2**31)),
-        "scale": draw(st.sampled_from([0.1, 1.0, 8.0])),
+        "scale": draw(st.sampled_from(scales)),
         "present": draw(st.integers(1, c)),
         "soft": encoding.ignore is None and draw(st.booleans()),
     }
     scored = c - leaves_out_background(encoding)
-    return Case(
-        loss_class, encoding, draw(options(loss_class, scored)), batch, draw(st.booleans())
-    )
+    return Case(loss_class, encoding, draw(options(loss_class, scored)), batch, draw(st.booleans()))
 
 
 _spaces = st.lists(st.integers(1, 5), min_size=2, max_size=3)
