@@ -1,7 +1,7 @@
 """What every target map does with MONAI: containers, metadata, spacing, keys."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ class TargetMapd(MapTransform):
         self.transform = transform
         self.new_key_prefix = new_key_prefix
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             out[f"{self.new_key_prefix}{key}"] = self.transform(out[key])

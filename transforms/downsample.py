@@ -1,13 +1,13 @@
 """Labels and maps at several resolutions, for deep supervision."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type
 
 from segloss.transforms.arrays import Number, positive, voxel_size
@@ -63,22 +63,23 @@ class DownsampleTargetsd(MapTransform):
         self,
         keys: KeysCollection,
         scales: Sequence[Scale],
-        maps: Mapping[str, TargetMap] | None = None,
+        maps: Mapping[str, Transform] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.scales = tuple(checked_scale(scale) for scale in scales)
         if not self.scales:
             raise ValueError("scales is empty: expected one for each resolution, the first often 1")
-        self.maps = dict(maps or {})
-        for name, make in self.maps.items():
+        self.maps: dict[str, TargetMap] = {}
+        for name, make in (maps or {}).items():
             if not isinstance(make, TargetMap):
                 raise TypeError(
                     f"maps[{name!r}] is {make!r}: expected an array transform that makes a map, "
                     f"such as TubedSkeleton(), or another TargetMap."
                 )
+            self.maps[name] = make
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             label = out[key]

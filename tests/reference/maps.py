@@ -13,7 +13,8 @@ __all__ = ["box_distance", "published_distance", "published_tube"]
 def published_tube(labels: np.ndarray) -> np.ndarray:
     """Skeleton recall's target: the skeleton of all classes, dilated twice, times the label."""
     skeleton = skeletonize(labels > 0).astype(np.int16)
-    return dilation(dilation(skeleton)) * labels.astype(np.int16)
+    tube: np.ndarray = dilation(dilation(skeleton)) * labels.astype(np.int16)
+    return tube
 
 
 def published_distance(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -22,7 +23,8 @@ def published_distance(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarr
         return np.zeros(mask.shape)
     outside = distance_transform_edt(~mask, sampling=spacing)
     inside = distance_transform_edt(mask, sampling=spacing)
-    return outside * ~mask - (inside - 1) * mask
+    distance: np.ndarray = outside * ~mask - (inside - 1) * mask
+    return distance
 
 
 def box_distance(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -37,6 +39,7 @@ def box_distance(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
         nodes = np.zeros([2 * size + 1 for size in side.shape], dtype=bool)
         nodes[centres] = side
         boxes = maximum_filter(nodes, 3, mode="constant")
-        return distance_transform_edt(~boxes, sampling=[size / 2 for size in spacing])[centres]
+        distance: np.ndarray = distance_transform_edt(~boxes, sampling=[s / 2 for s in spacing])
+        return distance[centres]
 
     return np.where(mask, -to(~mask), to(mask))

@@ -6,10 +6,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
+import segloss.transforms.kernels.compile as compile_
 from segloss.transforms.functional import signed_distance, skeleton, tubed_skeleton
 
 CUBE = np.random.default_rng(0).random((12, 13, 14)) < 0.7
@@ -23,11 +26,22 @@ def test_no_folder_may_be_written_to(tmp_path: Path) -> None:
         "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
     }
     code = (
-        "import numpy as np; from segloss.transforms.functional import signed_distance;"
+        "import numpy as np; import segloss.transforms.kernels.compile as compile_
+from segloss.transforms.functional import signed_distance;"
         "print(float(signed_distance(np.eye(3, dtype=bool))[0, 2]))"
     )
     shown = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, **blocked})
     assert float(shown) == np.float32(np.sqrt(0.5))
+
+
+def test_without_a_cache_the_kernel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def njit(*, nogil: bool, cache: bool = False) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(nogil=nogil)
+
+    monkeypatch.setattr(compile_, "njit", njit)
+    assert compile_.compiled(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -12,7 +12,7 @@ from tests.transforms.strategies import anisotropic, label_maps
 
 def by_definition(labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """Every voxel against every voxel of another label."""
-    where = np.stack(np.indices(labels.shape), axis=-1).reshape(-1, labels.ndim)
+    where = np.argwhere(np.ones(labels.shape))
     gap = np.maximum(abs(where[:, None] - where[None]) - 0.5, 0) * spacing
     squares = (gap**2).sum(-1)
     squares[labels.ravel()[:, None] == labels.ravel()[None]] = np.inf

@@ -71,7 +71,7 @@ def test_compiled_as_written(flat: bool) -> None:
         voxels = volume.ravel().astype(dtype)
         module.thin(voxels, 10, 90, flat, np.flatnonzero(voxels).astype(np.int32))
         results.append(voxels)
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_a_neighbourhood_is_one_piece_or_not() -> None:
