@@ -17,7 +17,7 @@ def value_and_gradient(
     """The loss and its gradient in the logits; unreduced scores pull unequally."""
     logits = input.detach().requires_grad_()
     value = loss(logits, *args, **maps)
-    pull = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
+    pull = torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
     (gradient,) = torch.autograd.grad((value * pull).sum(), logits)
     return value.detach(), gradient
 
