@@ -70,7 +70,9 @@ def rank_main(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank_main, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    with pytest.MonkeyPatch.context() as patch:  # pytest imports tests without a search path
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        mp.spawn(rank_main, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
