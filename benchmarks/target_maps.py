@@ -9,7 +9,8 @@
 Run from the checkout. Without a folder the label is a phantom of branching vessels; with one, each
 ``*.npz`` with an array called ``label`` or ``vessels`` and each ``*.nii.gz`` in it is cut to its
 middle and binarised. All candidates run in this process, on one core, in turn; printed are medians,
-their ratio to the first candidate of each map, and the most memory that NumPy held during a call.
+their ratio to the first candidate of each map, and the most memory that NumPy held during a call (a
+kernel holds a byte for each voxel of the box around the vessels besides).
 """
 
 import argparse
