@@ -45,6 +45,7 @@ def vessel_phantom(
     radius: float = 3.0,
     thinnest: float = 0.7,
     contrast: float = 1.0,
+    fading: float = 0.3,
     noise: float = 0.3,
     bias: float = 0.15,
     blur: float = 0.7,
@@ -62,7 +63,9 @@ def vessel_phantom(
         trees: How many trees enter the volume. Each is one connected component unless two meet.
         radius: Radius of a tree where it enters.
         thinnest: Radius below which a vessel ends.
-        contrast: Brightness of a wide vessel above the background. Blur makes thin ones fainter.
+        contrast: Brightness of a wide vessel above the background; blur makes thin ones fainter.
+        fading: How much of a vessel's brightness is lost in places, as where the blood is slow: 0
+            nowhere, 1 all of it here and there. Such gaps must be bridged by reason.
         noise: Standard deviation of the Gaussian noise.
         bias: Strength of the smooth field that brightens one region and darkens another: the
             standard deviation of its logarithm, roughly.
@@ -92,6 +95,8 @@ def vessel_phantom(
         raise ValueError(f"seed and trees must be 0 or more, got seed={seed}, trees={trees}")
     if not 0 < thinnest <= radius:
         raise ValueError(f"thinnest must lie between 0 and radius={radius}, got {thinnest}")
+    if not 0 <= fading <= 1:
+        raise ValueError(f"fading must lie between 0 and 1, got {fading}")
     if min(noise, bias, blur) < 0:
         raise ValueError(
             f"noise, bias and blur must be 0 or more, got noise={noise}, bias={bias}, blur={blur}"
@@ -102,12 +107,20 @@ def vessel_phantom(
     for _ in range(trees):
         for vessel in _grow(rng, np.asarray(shape) * units, radius, thinnest, units.min() / 2):
             _draw(label, vessel, units)
-    image = contrast * gaussian_filter(label.astype(np.float32), blur)
-    coarse = rng.normal(0, bias, (4,) * len(shape))  # splines through a few points are smooth
-    image = image + 1.0  # tissue has some brightness of its own for the field to act on
-    image *= np.exp(zoom(coarse, np.asarray(shape) / 4, mode="nearest", grid_mode=True))
+    often = tuple(-(-n // 6) for n in shape)
+    brightness = contrast * (1 - fading * _stretched(rng.uniform(0, 1, often), shape, order=1))
+    image = gaussian_filter(label * brightness, blur)
+    image += 1.0  # tissue has some brightness of its own for the field to act on
+    image *= np.exp(_stretched(rng.normal(0, bias, (4,) * len(shape)), shape, order=3))
     image += noise * rng.standard_normal(shape, dtype=np.float32) - 1.0
-    return Phantom(image.astype(np.float32), label)
+    return Phantom(image, label)
+
+
+def _stretched(coarse: Array, shape: tuple[int, ...], order: int) -> npt.NDArray[np.float32]:
+    """Interpolate random numbers on a coarse grid: a field as smooth as the grid is coarse."""
+    factors = np.divide(shape, coarse.shape)
+    field = zoom(coarse, factors, order=order, mode="nearest", grid_mode=True, output=np.float32)
+    return np.asarray(field)
 
 
 def _grow(

@@ -54,7 +54,9 @@ def test_no_trees_no_vessels(shape: tuple[int, ...], seed: int) -> None:
 
 
 def test_contrast_and_noise_are_what_was_asked_for() -> None:
-    image, label = vessel_phantom((64, 64, 64), seed=3, contrast=2.0, noise=0.5, bias=0.0, blur=0.0)
+    image, label = vessel_phantom(
+        (64, 64, 64), seed=3, contrast=2.0, noise=0.5, bias=0.0, blur=0.0, fading=0.0
+    )
     assert image[label == 1].mean() == pytest.approx(2, abs=0.05)
     assert image[label == 0].mean() == pytest.approx(0, abs=0.01)
     assert image[label == 0].std() == pytest.approx(0.5, abs=0.01)
@@ -80,6 +82,7 @@ def test_quick_to_make() -> None:
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing must be 3 positive numbers"),
         ({"seed": -1}, "seed and trees must be 0 or more"),
         ({"thinnest": 5.0}, "thinnest must lie between 0 and radius=3.0, got 5.0"),
+        ({"fading": 2.0}, "fading must lie between 0 and 1, got 2.0"),
         ({"noise": -1.0}, "noise, bias and blur must be 0 or more"),
     ],
 )
