@@ -37,6 +37,18 @@ def test_half_precision_sums_of_a_volume_do_not_overflow(
     assert gradient.any()
 
 
+def test_half_precision_sums_under_autocast_do_not_overflow() -> None:
+    logits = torch.zeros(1, 2, 64, 64, 64)
+    logits[:, 1] = 8
+    labels = torch.ones(1, 64, 64, 64, dtype=torch.uint8)
+    loss = DiceLoss(Multiclass(background=False))
+    expected = value_and_gradient(loss, logits, labels)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            found = value_and_gradient(loss, logits, labels)
+        assert_close(found, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_dice_and_cross_entropy_is_a_number(dtype: torch.dtype) -> None:
     batch = make_batch(shape=(1, 2, 64, 64, 64), dtype=dtype, scale=10.0)

@@ -1,0 +1,387 @@
+"""What every loss promises, whichever loss it is. A new public loss is tested here by existing."""
+
+import copy
+import inspect
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import segloss
+from segloss import DeepSupervisionLoss, DiceLoss, Loss, Multiclass, Multilabel
+from tests.losses.checks import value_and_gradient
+from tests.strategies import Batch, make_batch
+
+PUBLIC: dict[str, Any] = {name: getattr(segloss, name) for name in segloss.__all__}
+LOSSES: list[Any] = [
+    x
+    for x in PUBLIC.values()
+    if inspect.isclass(x) and issubclass(x, Loss) and not inspect.isabstract(x)
+]
+
+
+def having(*options: str) -> list[Any]:
+    """The losses and their options of these names."""
+    made = [(x, vars(x())) for x in LOSSES]
+    return [
+        pytest.param(x, option, id=f"{x.__name__}-{option}")
+        for x, given in made
+        for option in options
+        if option in given
+    ]
+
+
+def function_of(loss_class: Any) -> Any:
+    words = re.findall("[A-Z][a-z]+", loss_class.__name__.removesuffix("Loss"))
+    return PUBLIC.get("_".join(words).lower())
+
+
+@pytest.fixture(params=LOSSES, ids=lambda cls: cls.__name__)
+def loss_class(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def batch_for(loss: Any, shape: tuple[int, ...] = (3, 4, 6, 5)) -> tuple[Batch, dict[str, Tensor]]:
+    batch = make_batch(loss.encoding, shape=shape)
+    return batch, batch.maps(loss)
+
+
+def test_every_loss_is_here() -> None:
+    assert {x.__name__ for x in LOSSES} == {name for name in PUBLIC if name.endswith("Loss")} - {
+        "Loss",
+        "RegionLoss",
+        "VoxelLoss",
+        "CompoundLoss",
+        "DeepSupervisionLoss",
+    }
+
+
+def test_options_are_the_same_everywhere(loss_class: Any) -> None:
+    parameters = inspect.signature(loss_class).parameters
+    assert next(iter(parameters)) == "encoding"
+    kinds = {p.kind for name, p in parameters.items() if name != "encoding"}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    loss_class(group="batch", class_weight=None, reduction="sum")
+
+
+def test_every_option_is_documented(loss_class: Any) -> None:
+    text = inspect.getdoc(loss_class) or ""
+    assert "Example:" in text
+    for name, parameter in inspect.signature(loss_class).parameters.items():
+        documented = re.search(rf"^ *\**{name}:", text, re.MULTILINE)
+        assert documented or f"`segloss.{loss_class.__base__.__name__}`" in text, name
+        assert parameter.annotation is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("with_function", filter(function_of, LOSSES))
+def test_the_function_takes_the_options_of_the_module(with_function: Any) -> None:
+    loss = with_function()
+    for name, option in inspect.signature(function_of(with_function)).parameters.items():
+        if option.default is not option.empty:
+            assert getattr(loss, name) == option.default
+
+
+def test_comes_back_from_repr_pickle_copy_and_state(loss_class: Any) -> None:
+    scored = 3 if loss_class().encoding.first else 4
+    loss = loss_class(group="batch", class_weight=[1.0] * (scored - 1) + [2.0])
+    batch, maps = batch_for(loss)
+    expected = loss(batch.logits, batch.target, **maps)
+    fresh = loss_class(group="batch", class_weight=[1.0] * (scored - 1) + [2.0])
+    fresh.load_state_dict(loss.state_dict())
+    twins = [eval(repr(loss), dict(PUBLIC)), pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)]
+    for twin in [*twins, fresh]:
+        assert repr(twin) == repr(loss)
+        assert_close(twin(batch.logits, batch.target, **maps), expected)
+
+
+def test_has_nothing_to_train_and_nothing_to_move(loss_class: Any) -> None:
+    loss = loss_class()
+    assert not list(loss.parameters())
+    assert loss.half() is loss
+    batch, maps = batch_for(loss)
+    assert_close(
+        loss.eval()(batch.logits, batch.target, **maps),
+        loss_class()(batch.logits, batch.target, **maps),
+    )
+
+
+@pytest.mark.parametrize("group", ["sample", "batch"])
+def test_reductions_agree(loss_class: Any, group: str) -> None:
+    results = {}
+    for reduction in ("none", "mean", "sum"):
+        loss = loss_class(group=group, reduction=reduction)
+        batch, maps = batch_for(loss)
+        results[reduction] = loss(batch.logits, batch.target, **maps)
+    assert results["none"].shape[0] == (3 if group == "sample" else 1)
+    assert_close(results["mean"], results["none"].mean())
+    assert_close(results["sum"], results["none"].sum())
+    assert results["mean"].shape == results["sum"].shape == ()
+
+
+def test_samples_do_not_see_each_other(loss_class: Any) -> None:
+    loss = loss_class(group="sample", reduction="none")
+    batch, maps = batch_for(loss)
+    alone = [
+        loss(
+            batch.logits[i : i + 1],
+            batch.target[i : i + 1],
+            **{name: m[i : i + 1] for name, m in maps.items()},
+        )
+        for i in range(3)
+    ]
+    assert_close(loss(batch.logits, batch.target, **maps), torch.cat(alone))
+
+
+def test_a_batch_group_is_one_long_sample(loss_class: Any) -> None:
+    loss = loss_class(group="batch", reduction="none")
+    batch, maps = batch_for(loss)
+
+    def joined(x: Tensor, channels: bool) -> Tensor:
+        return x.movedim(0, 1).flatten(1, 2)[None] if channels else x.flatten(0, 1)[None]
+
+    long = {name: joined(m, m.ndim == 4) for name, m in maps.items()}
+    other = loss(joined(batch.logits, True), joined(batch.target, False), **long)
+    assert_close(loss(batch.logits, batch.target, **maps), other)
+
+
+def test_gives_the_same_twice_and_leaves_its_inputs_alone(loss_class: Any) -> None:
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    before = copy.deepcopy((batch, maps))
+    first = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    second = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert torch.equal(batch.logits, before[0].logits)
+    assert torch.equal(batch.target, before[0].target)
+    assert all(torch.equal(maps[name], before[1][name]) for name in maps)
+
+
+def test_works_without_gradients(loss_class: Any) -> None:
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    with torch.no_grad():
+        value = loss(batch.logits.requires_grad_(), batch.target, **maps)
+    assert not value.requires_grad
+    assert not loss(batch.logits.detach(), batch.target, **maps).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(loss_class: Any, dtype: torch.dtype) -> None:
+    loss = loss_class()
+    batch = make_batch(loss.encoding, shape=(1, 2, 48, 48, 48), dtype=torch.float32)
+    maps = batch.maps(loss)
+    expected = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    with torch.autocast("cpu", dtype=dtype):
+        found = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    assert_close(found, expected)
+
+
+def test_a_metatensor_is_a_tensor(loss_class: Any) -> None:
+    from monai.data import MetaTensor
+
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    expected = loss(batch.logits, batch.target, **maps)
+    meta = {name: MetaTensor(m) for name, m in maps.items()}
+    found = loss(MetaTensor(batch.logits), MetaTensor(batch.target), **meta)
+    assert type(found) is Tensor
+    assert_close(found, expected)
+
+
+def test_adds_up_and_scales(loss_class: Any) -> None:
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    compound = 0.5 * (loss + loss_class() * 3)
+    value = loss(batch.logits, batch.target, **maps)
+    assert_close(compound(batch.logits, batch.target, **maps), 2 * value)
+
+
+# What is held wrong is told so: argument, value or shape, expectation, remedy.
+
+
+def fails(loss: Any, *words: str, error: type[Exception] = ValueError, **changed: Any) -> str:
+    """Call the loss with some arguments changed; each of the words must be in the message."""
+    shape = changed.pop("shape", (2, 3, 4, 5))
+    batch = make_batch(loss.encoding, shape=shape)
+    arguments = {"input": batch.logits, "target": batch.target, **batch.maps(loss), **changed}
+    arguments = {name: x for name, x in arguments.items() if x is not None}
+    with pytest.raises(error) as caught:
+        loss(**arguments)
+    message = str(caught.value)
+    for word in words:
+        assert word in message
+    return message
+
+
+@pytest.mark.parametrize("encoding", [Multiclass(), Multilabel()], ids=str)
+def test_a_target_of_another_shape(loss_class: Any, encoding: Any) -> None:
+    right = "(2, 4, 5)" if isinstance(encoding, Multiclass) else "(2, 3, 4, 5)"
+    loss = loss_class(encoding)
+    fails(loss, "target", "(2, 4, 6)", right, target=torch.zeros(2, 4, 6, dtype=torch.long))
+    fails(loss, "target", "(2, 5, 4)", right, target=torch.zeros(2, 5, 4, dtype=torch.long))
+    fails(loss, "target", "(2, 2, 4, 5)", right, target=torch.zeros(2, 2, 4, 5))
+
+
+def test_a_softmax_over_one_channel(loss_class: Any) -> None:
+    fails(
+        loss_class(),
+        "1 channel",
+        "Multilabel()",
+        input=torch.zeros(2, 1, 4, 5),
+        target=torch.zeros(2, 4, 5),
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 2, 2, 2, 2), (2, 3)], ids=str)
+def test_volumes_of_one_or_four_axes(loss_class: Any, shape: tuple[int, ...]) -> None:
+    words = ["input", str(shape), "two or three"]
+    fails(loss_class(), *words, input=torch.zeros(shape), target=torch.zeros(2, *shape[2:]))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5)], ids=str)
+def test_an_empty_batch(loss_class: Any, shape: tuple[int, ...]) -> None:
+    fails(loss_class(), "input", str(shape), "nothing", shape=shape)
+
+
+def test_a_label_out_of_range(loss_class: Any) -> None:
+    target = torch.zeros(2, 4, 5, dtype=torch.long)
+    for wrong in (3, 255, -1):
+        target[1, 2, 3] = wrong
+        loss = loss_class(Multiclass())
+        if {"target"} & reads(loss):
+            fails(loss, "target", str(wrong), "3 channels", f"ignore={wrong}", target=target)
+
+
+def reads(loss: Any) -> set[str]:
+    """The boundary and the skeleton loss do not look at the target, unless told what to ignore."""
+    name = type(loss).__name__
+    return set() if name in ("BoundaryLoss", "SkeletonRecallLoss") else {"target"}
+
+
+def test_labels_that_are_not_integers(loss_class: Any) -> None:
+    target = torch.zeros(2, 4, 5)
+    target[0, 0, 0] = 0.5
+    loss = loss_class(Multiclass())
+    if reads(loss):
+        fails(loss, "target", "integers", "nearest", target=target)
+        fails(loss, "target", "integers", target=torch.full((2, 4, 5), float("nan")))
+
+
+def test_a_weight_of_another_shape(loss_class: Any) -> None:
+    fails(loss_class(), "weight", "(2, 5, 4)", "(2, 4, 5)", weight=torch.ones(2, 5, 4))
+    fails(loss_class(Multiclass()), "weight", "(2, 3, 4, 5)", weight=torch.ones(2, 3, 4, 5))
+
+
+def test_a_missing_or_misshapen_map(loss_class: Any) -> None:
+    loss = loss_class()
+    for name in batch_for(loss)[1]:
+        maker = {"skeleton": "TubedSkeleton", "distance": "SignedDistance"}[name]
+        fails(loss, name, "missing", maker, **{name: None})
+        fails(loss, name, "(2, 7, 4, 5)", "(2, 3, 4, 5)", maker, **{name: torch.ones(2, 7, 4, 5)})
+        wrong = torch.zeros(2, 3, 5, 4)
+        fails(loss, name, "(2, 3, 5, 4)", maker, **{name: wrong})
+
+
+def test_a_map_that_no_term_reads(loss_class: Any) -> None:
+    fails(loss_class(), "'instances'", "weight", instances=torch.ones(2, 4, 5))
+    fails(loss_class(), "'skelton'", skelton=torch.ones(2, 4, 5))
+    for name in {"skeleton", "distance"} - set(batch_for(loss_class())[1]):
+        fails(loss_class(), f"'{name}'", **{name: torch.ones(2, 4, 5)})
+
+
+def test_class_weights_of_another_length(loss_class: Any) -> None:
+    fails(loss_class(Multiclass(), class_weight=[1.0, 2.0]), "class_weight", "2", "3 channels")
+    leaving_out = loss_class(Multiclass(background=False), class_weight=[1.0, 2.0, 3.0])
+    fails(leaving_out, "class_weight", "3", "expected 2")
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [float("nan"), 1.0], [0.0, 0.0], [float("inf")]])
+def test_class_weights_that_are_none(loss_class: Any, weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="class_weight must") as caught:
+        loss_class(class_weight=weights)
+    assert re.search(r"-1|nan|0\.0|inf", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("with_option", "option"), having("group", "reduction", "empty", "weighting")
+)
+def test_a_word_that_is_no_option(with_option: Any, option: str) -> None:
+    # Run-time type checks, where they are on, say it before the package can.
+    with pytest.raises((ValueError, TypeError)) as caught:
+        with_option(**{option: "avg"})
+    assert option in str(caught.value)
+    assert "'avg'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("with_option", "option"), having("smooth_nr", "smooth_dr", "alpha", "beta", "gamma")
+)
+def test_a_number_below_zero(with_option: Any, option: str) -> None:
+    for value in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"{option} must .* at least 0, got {value}"):
+            with_option(**{option: value})
+
+
+def test_a_negative_weight_is_not_looked_for(loss_class: Any) -> None:
+    """It would cost a pass over the map; the documentation says at least 0."""
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    assert loss(batch.logits, batch.target, weight=-torch.ones(3, 6, 5), **maps).isfinite().all()
+
+
+def test_a_target_that_wants_a_gradient(loss_class: Any) -> None:
+    fails(
+        loss_class(Multilabel()), "target", "detach", target=torch.ones(2, 3, 4, 5).requires_grad_()
+    )
+
+
+def test_memberships_cannot_be_ignored(loss_class: Any) -> None:
+    loss = loss_class(Multiclass(ignore=255))
+    fails(loss, "target", "ignore=255", "weight=", target=torch.zeros(2, 3, 4, 5))
+
+
+def test_integers_are_no_logits(loss_class: Any) -> None:
+    with pytest.raises(TypeError):
+        loss_class()(torch.zeros(2, 3, 4, 5).long(), torch.zeros(2, 4, 5))
+
+
+def test_an_encoding_that_is_none() -> None:
+    for wrong in (True, "softmax", None, Multiclass):
+        with pytest.raises(TypeError, match="encoding"):
+            DiceLoss(wrong)  # type: ignore[arg-type]
+
+
+def test_the_words_of_a_wrong_option_list_the_right_ones() -> None:
+    from segloss.losses.base import one_of
+
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', got 'avg'"):
+        one_of("reduction", "avg", ("mean", "sum"))
+
+
+@pytest.mark.compiled
+def test_compiles_to_the_same_values(loss_class: Any) -> None:
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    compiled = torch.compile(loss, backend="aot_eager")
+    expected = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    assert_close(value_and_gradient(compiled, batch.logits, batch.target, **maps), expected)
+
+
+@pytest.mark.compiled
+def test_a_compiled_compound_is_the_same(loss_class: Any) -> None:
+    loss = DiceLoss() + 0.5 * loss_class()
+    batch = make_batch()
+    maps = batch.maps(loss)
+    compiled = torch.compile(loss, backend="aot_eager")
+    expected = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    assert_close(value_and_gradient(compiled, batch.logits, batch.target, **maps), expected)
+
+
+def test_a_module_of_losses_says_what_it_holds() -> None:
+    loss = DeepSupervisionLoss(DiceLoss() + 0.5 * DiceLoss(Multiclass(background=False)))
+    for word in ("DiceLoss", "background=False", "0.5"):
+        assert word in repr(loss)
