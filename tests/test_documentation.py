@@ -102,3 +102,10 @@ def test_every_public_name_has_an_example(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         public = getattr(module, name)
         assert inspect.isabstract(public) or ">>> " in (public.__doc__ or ""), name
+
+
+def test_every_test_a_page_names_is_there() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in PAGES:
+        for name in re.findall(r"`(test_\w+)`", page.read_text()):
+            assert f"def {name}(" in tests, f"{page.name}: {name}"
