@@ -88,10 +88,9 @@ def make_batch(
         tube, ignored = regions * skeleton[:, None], ignored[:, None].expand_as(regions)
     if encoding.ignore is not None:
         target = target.masked_fill(ignored, encoding.ignore)
-    as_dtype = {"dtype": dtype} if target.is_floating_point() else {}
     return Batch(
         logits.to(dtype),
-        target.to(**as_dtype) if as_dtype else target,
+        target.to(dtype) if target.is_floating_point() else target,
         tube,
         distance.to(dtype)[:, 1:] if leaves_out_background(encoding) else distance.to(dtype),
         weight.to(dtype),
@@ -154,7 +153,8 @@ def cases(
     saturated, so there the logits stay moderate.
     """
     scales = [0.1, 1.0, 8.0] if dtype == torch.float64 else [0.1, 1.0, 2.0]
-    loss_class, encoding = draw(st.sampled_from(losses)), draw(st.sampled_from(ENCODINGS))
+    loss_class = draw(st.sampled_from(losses))
+    encoding: Any = draw(st.sampled_from(ENCODINGS))
     c = draw(st.integers(1 if isinstance(encoding, Multilabel) else 2, 5))
     batch = {
         "encoding": encoding,

@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ def four() -> CompoundLoss:
 
 
 @pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The requests that reach the engine."""
     seen: list[Any] = []
     real = engine.one_pass
@@ -50,7 +49,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return real(encoded, request)
 
     monkeypatch.setattr(engine, "one_pass", counted)
-    yield seen
+    return seen
 
 
 def test_a_sum_of_losses_is_the_sum_of_their_values_and_gradients() -> None:
@@ -221,9 +220,10 @@ def test_what_does_not_add_up() -> None:
         DiceLoss() * "2"  # type: ignore[operator]
     with pytest.raises((TypeError, ValueError)):
         DiceLoss() + torch.nn.CrossEntropyLoss()  # type: ignore[operator]
-    for empty in ({}, []):
+    nothing: list[Any] = [{}, []]
+    for empty in nothing:
         with pytest.raises(ValueError, match=r"empty"):
-            CompoundLoss(empty)  # type: ignore[arg-type]
+            CompoundLoss(empty)
 
 
 def test_scores_of_different_shapes_do_not_add_up() -> None:
@@ -392,7 +392,7 @@ def test_lists_of_unequal_length(short: str, by: int) -> None:
     values = arguments[short]
     arguments[short] = values[:by] if by < 0 else [*values, values[0]]
     with pytest.raises(ValueError, match=rf"{short}.* {3 + by} .*3"):
-        DeepSupervisionLoss(loss)(**arguments)  # type: ignore[arg-type]
+        DeepSupervisionLoss(loss)(**arguments)
 
 
 def test_weights_for_another_number_of_scales() -> None:
@@ -412,7 +412,7 @@ def test_weights_that_are_none(weights: list[float]) -> None:
 def test_one_tensor_is_no_list_of_scales() -> None:
     batch = make_batch()
     with pytest.raises(TypeError, match=r"input.*list"):
-        DeepSupervisionLoss(DiceLoss())(batch.logits, batch.target)  # type: ignore[arg-type]
+        DeepSupervisionLoss(DiceLoss())(batch.logits, batch.target)
 
 
 def test_no_scale_at_all() -> None:

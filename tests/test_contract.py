@@ -77,7 +77,7 @@ def test_every_option_is_documented(loss_class: Any) -> None:
         assert parameter.annotation is not inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("with_function", filter(function_of, LOSSES))
+@pytest.mark.parametrize("with_function", [*filter(function_of, LOSSES)])
 def test_the_function_takes_the_options_of_the_module(with_function: Any) -> None:
     loss = with_function()
     for name, option in inspect.signature(function_of(with_function)).parameters.items():
@@ -203,18 +203,14 @@ def test_adds_up_and_scales(loss_class: Any) -> None:
 # What is held wrong is told so: argument, value or shape, expectation, remedy.
 
 
-def fails(loss: Any, *words: str, error: type[Exception] = ValueError, **changed: Any) -> str:
+def fails(loss: Any, *words: str, **changed: Any) -> None:
     """Call the loss with some arguments changed; each of the words must be in the message."""
     shape = changed.pop("shape", (2, 3, 4, 5))
     batch = make_batch(loss.encoding, shape=shape)
     arguments = {"input": batch.logits, "target": batch.target, **batch.maps(loss), **changed}
     arguments = {name: x for name, x in arguments.items() if x is not None}
-    with pytest.raises(error) as caught:
+    with pytest.raises(ValueError, match="".join(f"(?=.*{re.escape(word)})" for word in words)):
         loss(**arguments)
-    message = str(caught.value)
-    for word in words:
-        assert word in message
-    return message
 
 
 @pytest.mark.parametrize("encoding", [Multiclass(), Multilabel()], ids=str)

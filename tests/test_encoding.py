@@ -27,7 +27,7 @@ def test_is_a_value(encoding: Any) -> None:
 def test_options_go_by_name() -> None:
     for encoding in (Multiclass, Multilabel):
         with pytest.raises(TypeError):
-            encoding(True)  # type: ignore[misc]
+            encoding(True)  # type: ignore[call-arg]
 
 
 def test_only_a_softmax_has_a_background() -> None:

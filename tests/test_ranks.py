@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from segloss import CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
@@ -72,7 +72,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:  # pytest imports tests without a search path
         patch.syspath_prepend(str(Path(__file__).parents[1]))
-        mp.spawn(rank_main, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+        spawn(rank_main, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -1,5 +1,6 @@
 """Defects that other libraries had or have; each test fails on the defect."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -117,15 +118,17 @@ def test_a_mask_does_not_turn_predictions_into_a_half(loss_class: Any) -> None:
 
 def test_an_absent_class_does_not_take_over_the_generalised_dice() -> None:
     batch = make_batch(shape=(1, 4, 8, 8), present=3)
-    for weighting in ("square", "simple", "uniform"):
-        for empty in ("smooth", "skip", "penalise"):
-            loss = GeneralizedDiceLoss(weighting=weighting, empty=empty)
-            _, gradient = value_and_gradient(loss, batch.logits, batch.target)
-            assert gradient[:, :3].abs().max() > 1e-4
+    options: Any = itertools.product(
+        ("square", "simple", "uniform"), ("smooth", "skip", "penalise")
+    )
+    for weighting, empty in options:
+        loss = GeneralizedDiceLoss(weighting=weighting, empty=empty)
+        _, gradient = value_and_gradient(loss, batch.logits, batch.target)
+        assert gradient[:, :3].abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("empty", ["smooth", "skip", "penalise"])
-def test_a_generalised_dice_of_background_only_is_a_number(empty: str) -> None:
+def test_a_generalised_dice_of_background_only_is_a_number(empty: Any) -> None:
     batch = make_batch(Multiclass(background=False), present=1)
     loss = GeneralizedDiceLoss(Multiclass(background=False), empty=empty)
     value, gradient = value_and_gradient(loss, batch.logits, batch.target)

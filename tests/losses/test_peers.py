@@ -26,7 +26,10 @@ from tests.reference import published
 from tests.strategies import IGNORED, Batch, make_batch
 
 SHAPES = [(2, 4, 9, 8), (2, 3, 6, 5, 7)]
-HALVED = {"smooth_nr": 2e-5, "smooth_dr": 2e-5}  # MONAI doubles the rest of its Jaccard's fraction
+HALVED: dict[str, Any] = {
+    "smooth_nr": 2e-5,
+    "smooth_dr": 2e-5,
+}  # MONAI doubles the rest of its Jaccard's fraction
 AS_IN_MONAI = [
     (DiceLoss, monai.DiceLoss, {}),
     (DiceLoss, monai.DiceLoss, {"group": "batch"}),
@@ -139,7 +142,7 @@ def test_torch_binary_cross_entropy() -> None:
 def test_nnunet_by_its_formula_is_ours_minus_one(shape: tuple[int, ...], batch_dice: bool) -> None:
     batch = make_batch(shape=shape)
     logits = batch.logits.requires_grad_()
-    group = "batch" if batch_dice else "sample"
+    group: Any = "batch" if batch_dice else "sample"
     ours = (DiceLoss(Multiclass(background=False), group=group) + CrossEntropyLoss())(
         logits, batch.target
     )
@@ -158,7 +161,7 @@ def test_nnunet_itself(batch_dice: bool) -> None:
     )
     batch = make_batch()
     logits = batch.logits.requires_grad_()
-    group = "batch" if batch_dice else "sample"
+    group: Any = "batch" if batch_dice else "sample"
     ours = (DiceLoss(Multiclass(background=False), group=group) + CrossEntropyLoss())(
         logits, batch.target
     )

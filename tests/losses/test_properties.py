@@ -291,7 +291,8 @@ def test_policies_for_a_class_that_is_absent(loss_class: Any) -> None:
 def test_penalising_an_absent_class_pulls_its_false_positives() -> None:
     logits, labels = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8).long()
     foreground = Multiclass(background=False)
-    for empty, pulls in [("smooth", False), ("skip", False), ("penalise", True)]:
+    policies: dict[Any, bool] = {"smooth": False, "skip": False, "penalise": True}
+    for empty, pulls in policies.items():
         _, gradient = value_and_gradient(DiceLoss(foreground, empty=empty), logits, labels)
         assert (gradient.abs().max() > 1e-3) == pulls
 
