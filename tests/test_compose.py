@@ -411,7 +411,7 @@ def test_weights_that_are_none(weights: list[float]) -> None:
 
 def test_one_tensor_is_no_list_of_scales() -> None:
     batch = make_batch()
-    with pytest.raises(TypeError, match=r"input.*list"):
+    with pytest.raises(TypeError, match="input"):
         DeepSupervisionLoss(DiceLoss())(batch.logits, batch.target)
 
 
