@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast, final
 import torch
 from torch import Tensor, nn
 
-from segloss.losses.base import Loss, one_pass
+from segloss.losses.base import Loss, numbers, one_pass
 from segloss.shapes import Logits, Map, Reduced, Target
 
 __all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight"]
@@ -154,13 +154,11 @@ class DeepSupervisionLoss(nn.Module):
     def __init__(self, loss: Loss | CompoundLoss, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.loss = loss
-        if weights is not None and (not sum(weights) or min(weights) < 0):
-            raise ValueError(f"weights must be at least 0 and not all 0, got {tuple(weights)}")
-        self.weights = None if weights is None else tuple(map(float, weights))
+        self.weights = None if weights is None else numbers("weights", weights)
         self.terms: dict[str, Tensor] = {}
 
     def forward(
-        self, input: Sequence[Logits], target: Sequence[Target], **maps: Sequence[Map]
+        self, input: Sequence[Tensor], target: Sequence[Tensor], **maps: Sequence[Tensor]
     ) -> Reduced:
         """The weighted sum over the scales."""
         for name, values in {"input": input, "target": target, **maps}.items():

@@ -96,7 +96,7 @@ class Multiclass:
             logits=logits.flatten(2),
             target=target.flatten(2) if soft else target.reshape(b, -1),
             exclusive=True,
-            ignore=self.ignore,
+            ignore=_held(self.ignore, target),
             weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
             maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
         )
@@ -146,7 +146,7 @@ class Multilabel:
             logits=logits.flatten(2),
             target=target.reshape(b, c, -1),
             exclusive=False,
-            ignore=self.ignore,
+            ignore=_held(self.ignore, target),
             weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
             maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
         )
@@ -175,6 +175,14 @@ def _expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = ""
     if tuple(x.shape) not in shapes:
         wanted = " or ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {wanted}{hint}")
+
+
+def _held(ignore: int | None, target: Tensor) -> int | None:
+    """The ignore label, if the target's dtype can hold it; PyTorch would compare its last byte."""
+    if ignore is None or target.dtype == torch.bool or target.is_floating_point():
+        return ignore
+    limits = torch.iinfo(target.dtype)
+    return ignore if limits.min <= ignore <= limits.max else None
 
 
 def maker(name: str) -> str:

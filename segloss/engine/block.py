@@ -170,7 +170,7 @@ def _check_labels(name: str, labels: Tensor, c: int) -> None:
     """Raise unless these are class labels: at once on the CPU, without a sync on a GPU."""
     on_cpu = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if labels.is_floating_point():
-        whole = (labels == labels.round()).all()
+        whole = (labels.frac() == 0).all()  # which is false for inf and NaN, too
         _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}", on_cpu)
     low, high = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
     if not on_cpu:

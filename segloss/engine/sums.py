@@ -95,7 +95,8 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     Under torch.compile it is `dense_sums`, which the compiler can see into and fuse.
     """
     if torch.compiler.is_compiling():
-        return dense_sums(encoded, request)
+        with _full_precision(encoded.logits):
+            return dense_sums(encoded, request)
     packed: Tensor = _OnePass.apply(encoded.logits, encoded, request)  # type: ignore[no-untyped-call]
     return _unpacked(packed, encoded, request)
 
@@ -103,6 +104,11 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
 def dense_sums(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     """The same as `one_pass` by ordinary autograd: slow, large, and twice differentiable."""
     return _unpacked(_packed_sums(Block(encoded), request), encoded, request)
+
+
+def _full_precision(logits: Tensor) -> torch.autocast:
+    """Switch autocast off: it would compute the sums over a volume in half precision."""
+    return torch.autocast(logits.device.type, enabled=False)
 
 
 class _OnePass(torch.autograd.Function):
@@ -113,33 +119,42 @@ class _OnePass(torch.autograd.Function):
         exact = torch.float32 if logits.device.type == "mps" else torch.float64
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
-        for samples, voxels in blocks(logits):
-            total[samples] += _packed_sums(Block(encoded, samples, voxels), request)
+        with _full_precision(logits):
+            for samples, voxels in blocks(logits):
+                total[samples] += _packed_sums(Block(encoded, samples, voxels), request)
         return total
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         (logits,) = ctx.saved_tensors
         encoded, request = replace(ctx.encoded, logits=logits), ctx.request
-        if torch.is_grad_enabled():  # someone wants second derivatives
-            sums = _packed_sums(Block(encoded), request)
-            (grad,) = torch.autograd.grad(sums, logits, slope.to(sums.dtype), create_graph=True)
-            return grad, None, None
-        dtype, grad = dtype_of(encoded), torch.empty_like(logits)
-        by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
-        for samples, voxels in blocks(logits):
-            part = grad[samples, :, voxels]
-            out = part if part.dtype == dtype else part.to(dtype)
-            _gradient(
-                Block(encoded, samples, voxels, checked=True),
-                request,
-                by_region[:, samples, :, None],
-                by_voxel[:, 0, samples, None, None],
-                out,
-            )
-            if out is not part:
-                part.copy_(out)
+        with _full_precision(logits):
+            if torch.is_grad_enabled():  # someone wants second derivatives
+                sums = _packed_sums(Block(encoded), request)
+                (grad,) = torch.autograd.grad(sums, logits, slope.to(sums.dtype), create_graph=True)
+            else:
+                grad = _gradient_by_blocks(encoded, request, slope)
         return grad, None, None
+
+
+def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Tensor:
+    """Derivative by the logits, from that by the packed sums."""
+    logits, dtype = encoded.logits, dtype_of(encoded)
+    grad = torch.empty_like(logits)
+    by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
+    for samples, voxels in blocks(logits):
+        part = grad[samples, :, voxels]
+        out = part if part.dtype == dtype else part.to(dtype)
+        _gradient(
+            Block(encoded, samples, voxels, checked=True),
+            request,
+            by_region[:, samples, :, None],
+            by_voxel[:, 0, samples, None, None],
+            out,
+        )
+        if out is not part:
+            part.copy_(out)
+    return grad
 
 
 def _packed_sums(block: Block, request: Request) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from segloss.encoding import Encoding, Multiclass, maker
+from segloss.encoding import Encoded, Encoding, Multiclass, maker
 from segloss.engine import sums as engine
 from segloss.engine.groups import GROUPS, Group, pool
 from segloss.engine.sums import Request, VoxelSum
@@ -73,7 +73,7 @@ class Loss(nn.Module, ABC):
             )
         self.encoding = encoding
         self.group: Group = one_of("group", group, GROUPS)
-        self.class_weight = None if class_weight is None else _checked_weights(class_weight)
+        self.class_weight = None if class_weight is None else numbers("class_weight", class_weight)
         self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
 
     @property
@@ -236,6 +236,9 @@ def one_pass(
             request |= requests[i]
         own = {k: x for k, x in maps.items() if k in request.maps or k == "weight"}
         encoded = encoding.encode(input, target, own)
+        for i in members:
+            read = {name: maps[name] for name in requests[i].maps}
+            _check_coverage(losses[i], input, encoded, read)
         regions, voxels = engine.one_pass(encoded, request)
         for i in members:
             value = _value(losses[i], requests[i], request, regions, voxels)
@@ -294,6 +297,20 @@ def class_mean(
     return reduced(score * weight, reduction)
 
 
+def _check_coverage(
+    loss: Loss, input: Tensor, encoded: Encoded, maps: Mapping[str, Tensor]
+) -> None:
+    """Raise if a map has no channel for the background, but the loss scores it."""
+    for name, x in maps.items():
+        channels = encoded.maps[name].shape[1] if encoded.maps[name].ndim == 3 else None
+        if channels is not None and channels < input.shape[1] - loss.encoding.first:
+            raise ValueError(
+                f"{name} map has shape {tuple(x.shape)}, expected {tuple(input.shape)}, because "
+                f"{type(loss).__name__} scores the background: make the map with background=True, "
+                "or score Multiclass(background=False)"
+            )
+
+
 def reduced(score: Tensor, reduction: Reduction) -> Tensor:
     """The mean or the sum of the scores, or the scores."""
     if reduction == "none":
@@ -315,8 +332,9 @@ def not_negative(name: str, value: float) -> float:
     return float(value)
 
 
-def _checked_weights(class_weight: Sequence[float]) -> tuple[float, ...]:
-    weights = tuple(not_negative("class_weight", w) for w in class_weight)
-    if not sum(weights):
-        raise ValueError(f"class_weight must hold a number above 0, got {weights}")
-    return weights
+def numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values, if they are finite numbers of at least 0 and not all 0."""
+    checked = tuple(not_negative(name, value) for value in values)
+    if not sum(checked):
+        raise ValueError(f"{name} must hold a number above 0, got {checked}")
+    return checked
