@@ -7,7 +7,8 @@ from typing import Any, TypeAlias, cast, final
 import torch
 from torch import Tensor, nn
 
-from segloss.losses.base import Loss, numbers, one_pass
+from segloss.arguments import numbers
+from segloss.losses.base import Loss, one_pass
 from segloss.shapes import Logits, Map, Reduced, Target
 
 __all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight"]

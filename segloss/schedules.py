@@ -1,8 +1,9 @@
 """Weights that change from epoch to epoch: functions of the number of epochs done."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss
@@ -27,13 +28,8 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
-    """From ``start`` to ``end`` in equal steps over ``steps`` epochs, and ``end`` from then on.
-
-    Example:
-        >>> [Linear(0.0, 1.0, 4)(epoch) for epoch in (0, 1, 4, 9)]
-        [0.0, 0.25, 1.0, 1.0]
-    """
+class Ramp(ABC):
+    """From ``start`` to ``end`` over ``steps`` epochs, and ``end`` from then on."""
 
     start: float
     end: float
@@ -43,12 +39,29 @@ class Linear:
         _check_steps("steps", self.steps)
 
     def __call__(self, epoch: int) -> float:
-        done = min(epoch / self.steps, 1.0)
-        return self.start * (1 - done) + self.end * done
+        share = self.share(min(epoch / self.steps, 1.0))
+        return self.start * (1 - share) + self.end * share
+
+    @abstractmethod
+    def share(self, time: float) -> float:
+        """How much of the way is done when this much of the time is."""
 
 
-@dataclass(frozen=True)
-class Cosine:
+@final
+class Linear(Ramp):
+    """From ``start`` to ``end`` in equal steps over ``steps`` epochs, then ``end``.
+
+    Example:
+        >>> [Linear(0.0, 1.0, 4)(epoch) for epoch in (0, 1, 4, 9)]
+        [0.0, 0.25, 1.0, 1.0]
+    """
+
+    def share(self, time: float) -> float:
+        return time
+
+
+@final
+class Cosine(Ramp):
     """From ``start`` to ``end`` along half a cosine over ``steps`` epochs, then ``end``.
 
     Example:
@@ -56,16 +69,8 @@ class Cosine:
         0.5
     """
 
-    start: float
-    end: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        _check_steps("steps", self.steps)
-
-    def __call__(self, epoch: int) -> float:
-        done = (1 - math.cos(math.pi * min(epoch / self.steps, 1.0))) / 2
-        return self.start * (1 - done) + self.end * done
+    def share(self, time: float) -> float:
+        return (1 - math.cos(math.pi * time)) / 2
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ Region sums go by name, each a number per sample and channel:
 ``skeleton``           Σ w s
 =====================  ==============================================================
 
-with p the probability, y the target's membership and w the voxel's weight. A `VoxelSum` is
-Σ w α φ(m) over the cross entropies m, with a weight α for each class.
+with p the probability, y the target's membership and w the voxel's weight. Sums over the voxels'
+cross entropies, `segloss.engine.voxel.VoxelSum`, are computed in the same pass.
 
 The forward pass reads the logits block by block and keeps nothing else; the backward pass reads
 them again and writes the gradient in closed form from the derivatives of the sums. Memory beyond
@@ -31,31 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
 from segloss.engine.block import Block, blocks, dtype_of
-from segloss.engine.voxel import CrossEntropy, Phi, phi_of
+from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, voxel_sums
 
-__all__ = ["Request", "VoxelSum", "dense_sums", "map_of", "one_pass"]
-
-
-@dataclass(frozen=True)
-class VoxelSum:
-    """Σ w α φ(m), and Σ w α to divide it by, for each sample.
-
-    Args:
-        phi: The loss of a voxel as a function of its cross entropy.
-        class_weight: α for each channel; None for 1.
-    """
-
-    phi: Phi
-    class_weight: tuple[float, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        """Equal names are equal sums: strings, which torch.compile can compare."""
-        return f"{self.phi.name} {self.class_weight}"
+__all__ = ["Request", "dense_sums", "map_of", "one_pass"]
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Te
 def _packed_sums(block: Block, request: Request) -> Tensor:
     """All sums side by side, ``(b, …)``: few operations matter when blocks are many."""
     regions = [_region_sum(block, name) for name in request.regions]
-    return torch.cat(regions + _voxel_sums(block, request.voxels), 1)
+    return torch.cat(regions + voxel_sums(block, request.voxels), 1)
 
 
 def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
@@ -251,11 +233,11 @@ def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, o
     if not block.exclusive:
         flow.addcmul_(flow, pred, value=-1)
         if request.voxels:
-            flow.add_(_binary_pull(block, request.voxels, voxels))
+            flow.add_(binary_pull(block, request.voxels, voxels))
         return
     back = flow.sum(1, keepdim=True).neg_()
     if request.voxels:
-        pull = _class_pull(block, request.voxels, voxels)
+        pull = class_pull(block, request.voxels, voxels)
         shared = pull if block.labels is not None else pull.sum(1, keepdim=True)
         flow.addcmul_(pred, back.add_(shared))
         if block.labels is None:
@@ -264,81 +246,3 @@ def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, o
             flow.addcmul_(block.true, pull, value=-1)
     else:
         flow.addcmul_(pred, back)
-
-
-def _class_cross_entropy(block: Block) -> Tensor:
-    """-log softmax: ``(b, 1, n)`` of the labelled class, or ``(b, c, n)`` of every class."""
-    logits = block.logits
-    if block.labels is not None:
-        logits = logits.gather(1, block.labels[:, None])
-    _, top, total = block.softmax
-    return total.log() + (top - logits)  # the largest logit first: it may be huge
-
-
-def _class_shares(block: Block, class_weight: tuple[float, ...] | None) -> Tensor | None:
-    """The shares w α y, shaped like the cross entropies; None if it is 1 throughout."""
-    shares = None if block.labels is not None else block.true
-    if class_weight is not None:
-        alpha = block.logits.new_tensor(class_weight)
-        by_voxel = alpha[:, None] if block.labels is None else alpha[block.labels][:, None]
-        shares = by_voxel if shares is None else shares * by_voxel
-    return block.weight if shares is None else block.weighted(shares)
-
-
-def _class_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
-    """Derivative of the voxel sums by the cross entropies."""
-    pull = scales.new_zeros(1, 1, 1)
-    for term, scale in zip(terms, scales, strict=True):
-        if term.phi != CrossEntropy():  # whose slope is 1 everywhere
-            scale = term.phi.slope(_class_cross_entropy(block)) * scale
-        shares = _class_shares(block, term.class_weight)
-        pull = pull + (scale if shares is None else scale * shares)
-    return pull
-
-
-def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tensor:
-    """The weights w α of every entry of a multi-label target."""
-    ones = torch.ones_like(block.pred)
-    if class_weight is not None:
-        ones *= block.logits.new_tensor(class_weight)[:, None]
-    return block.weighted(ones)
-
-
-def _binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
-    """Derivative of the voxel sums by the logits of a multi-label head."""
-    yes, no = _binary_cross_entropies(block)
-    pull = torch.zeros_like(block.pred)
-    for term, scale in zip(terms, scales, strict=True):
-        towards_no = (1 - block.true) * term.phi.slope(no) * block.pred
-        towards_yes = block.true * term.phi.slope(yes) * (1 - block.pred)
-        pull += _entry_weight(block, term.class_weight) * scale * (towards_no - towards_yes)
-    return pull
-
-
-def _binary_cross_entropies(block: Block) -> tuple[Tensor, Tensor]:
-    """-log p and -log(1 - p), by a formula whose slope is right at 0 too."""
-    logits = block.logits
-    return -logsigmoid(logits), -logsigmoid(-logits)
-
-
-def _voxel_sums(block: Block, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
-    if not terms:
-        return []
-    b, _, n = block.logits.shape
-    sums = []
-    if block.exclusive:
-        m = _class_cross_entropy(block)
-        for term in terms:
-            shares, value = _class_shares(block, term.class_weight), phi_of(term.phi, m)
-            if shares is None:
-                total, norm = value.sum((1, 2)), value.new_full((b,), n)
-            else:
-                total, norm = (value * shares).sum((1, 2)), shares.sum((1, 2))
-            sums.append(torch.stack((total, norm), 1))
-        return sums
-    yes, no = _binary_cross_entropies(block)
-    for term in terms:
-        value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
-        weight = _entry_weight(block, term.class_weight)
-        sums.append(torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1))
-    return sums

@@ -4,25 +4,36 @@
 read the channels alike in one pass over the voxels.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 
+from segloss.arguments import not_negative, numbers, one_of
 from segloss.encoding import Encoded, Encoding, Multiclass, maker
 from segloss.engine import sums as engine
 from segloss.engine.groups import GROUPS, Group, pool
-from segloss.engine.sums import Request, VoxelSum
-from segloss.engine.voxel import Phi
+from segloss.engine.sums import Request
+from segloss.engine.voxel import Phi, VoxelSum
 from segloss.shapes import Logits, Map, Reduced, Scores, Target
 
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, Weight
 
-__all__ = ["Loss", "RegionLoss", "RegionOptions", "Sums", "VoxelLoss", "one_pass", "ratio"]
+__all__ = [
+    "Loss",
+    "RegionLoss",
+    "RegionOptions",
+    "ScoreLoss",
+    "Sums",
+    "VoxelLoss",
+    "class_mean",
+    "one_pass",
+    "ratio",
+    "reduced",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["smooth", "skip", "penalise"]
@@ -132,9 +143,7 @@ class Loss(nn.Module, ABC):
 
 
 class RegionLoss(Loss):
-    """A loss made of one score for each group and class, an algebraic function of region sums.
-
-    A group with nothing in it (every voxel ignored) scores 0.
+    """A loss made of region sums. A group with nothing in it (every voxel ignored) scores 0.
 
     Args:
         encoding: What the channels mean.
@@ -148,11 +157,6 @@ class RegionLoss(Loss):
             choice: false positives cost, each as much as in mean absolute error).
         reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.
     """
-
-    needs: ClassVar[tuple[str, ...]]
-    """The names of the sums that `score` reads."""
-    presence: ClassVar[str] = "true"
-    """The sum that is 0 where a class is absent."""
 
     def __init__(
         self,
@@ -169,6 +173,15 @@ class RegionLoss(Loss):
         self.smooth_nr = not_negative("smooth_nr", smooth_nr)
         self.smooth_dr = not_negative("smooth_dr", smooth_dr)
         self.empty: Empty = one_of("empty", empty, get_args(Empty))
+
+
+class ScoreLoss(RegionLoss):
+    """A region loss made of one score for each group and class. Its options are `RegionLoss`'s."""
+
+    needs: ClassVar[tuple[str, ...]]
+    """The names of the sums that `score` reads."""
+    presence: ClassVar[str] = "true"
+    """The sum that is 0 where a class is absent."""
 
     @abstractmethod
     def score(self, sums: Sums) -> Scores:
@@ -316,25 +329,3 @@ def reduced(score: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return score
     return score.mean() if reduction == "mean" else score.sum()
-
-
-def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
-    """The value, if it is one of the options."""
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
-    return value
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value, if it is a finite number of at least 0."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    return float(value)
-
-
-def numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    """The values, if they are finite numbers of at least 0 and not all 0."""
-    checked = tuple(not_negative(name, value) for value in values)
-    if not sum(checked):
-        raise ValueError(f"{name} must hold a number above 0, got {checked}")
-    return checked

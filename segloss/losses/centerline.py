@@ -5,7 +5,7 @@ from typing import final
 from typing_extensions import Unpack
 
 from segloss.encoding import Encoding, Multiclass
-from segloss.losses.base import RegionLoss, RegionOptions, Sums, ratio
+from segloss.losses.base import RegionOptions, ScoreLoss, Sums, ratio
 from segloss.shapes import Scores
 
 __all__ = ["SkeletonRecallLoss", "skeleton_recall"]
@@ -34,7 +34,7 @@ def skeleton_recall(sums: Sums, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5
 
 
 @final
-class SkeletonRecallLoss(RegionLoss):
+class SkeletonRecallLoss(ScoreLoss):
     """`segloss.skeleton_recall` of logits: from 0 (every skeleton covered) to 1.
 
     False positives cost nothing here, so add it to a loss that counts them. A class without a

@@ -7,21 +7,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.arguments import not_negative, one_of
 from segloss.encoding import Encoding, Multiclass
-from segloss.engine.groups import Group
 from segloss.engine.sums import Request
-from segloss.losses.base import (
-    Empty,
-    Loss,
-    Reduction,
-    RegionLoss,
-    RegionOptions,
-    Sums,
-    not_negative,
-    one_of,
-    ratio,
-    reduced,
-)
+from segloss.losses.base import RegionLoss, RegionOptions, ScoreLoss, Sums, ratio, reduced
 from segloss.shapes import GroupScores, Reduced, Scores
 
 __all__ = [
@@ -129,7 +118,7 @@ def generalized_dice(
 
 
 @final
-class DiceLoss(RegionLoss):
+class DiceLoss(ScoreLoss):
     """`segloss.dice` of logits: from 0 (all of the target, nothing else) to 1.
 
     Takes the options of `segloss.RegionLoss`. Its optimum for a soft target is a hard prediction.
@@ -151,7 +140,7 @@ class DiceLoss(RegionLoss):
 
 
 @final
-class JaccardLoss(RegionLoss):
+class JaccardLoss(ScoreLoss):
     """`segloss.jaccard` of logits: from 0 to 1. Takes the options of `segloss.RegionLoss`.
 
     Example:
@@ -168,7 +157,7 @@ class JaccardLoss(RegionLoss):
 
 
 @final
-class TverskyLoss(RegionLoss):
+class TverskyLoss(ScoreLoss):
     """`segloss.tversky` of logits: from 0 to 1.
 
     Args:
@@ -208,7 +197,7 @@ class TverskyLoss(RegionLoss):
 
 
 @final
-class GeneralizedDiceLoss(Loss):
+class GeneralizedDiceLoss(RegionLoss):
     """`segloss.generalized_dice` of logits: one number for each group, from 0 to 1.
 
     A class counts by the inverse of its volume, so that small ones matter. An absent class has no
@@ -218,12 +207,8 @@ class GeneralizedDiceLoss(Loss):
     Args:
         encoding: What the channels mean.
         weighting: ``"square"`` for 1/volume², ``"simple"`` for 1/volume, or ``"uniform"``.
-        group: As in `segloss.RegionLoss`, and so the other options, except that
-        class_weight: multiplies the weighting,
-        smooth_nr: and the smoothing is in the weighted voxels' unit.
-        smooth_dr: Likewise.
-        empty: See above.
-        reduction: ``"none"`` gives ``(g, 1)``.
+        **options: Those of `segloss.RegionLoss`; ``class_weight`` multiplies the weighting, the
+            smoothing is added to the weighted sums, and ``reduction="none"`` gives ``(g, 1)``.
 
     References:
         Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly
@@ -241,18 +226,10 @@ class GeneralizedDiceLoss(Loss):
         encoding: Encoding = Multiclass(),
         *,
         weighting: Weighting = "square",
-        group: Group = "sample",
-        class_weight: Sequence[float] | None = None,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        empty: Empty = "smooth",
-        reduction: Reduction = "mean",
+        **options: Unpack[RegionOptions],
     ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+        super().__init__(encoding, **options)
         self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
-        self.smooth_nr = not_negative("smooth_nr", smooth_nr)
-        self.smooth_dr = not_negative("smooth_dr", smooth_dr)
-        self.empty: Empty = one_of("empty", empty, get_args(Empty))
 
     @property
     def request(self) -> Request:

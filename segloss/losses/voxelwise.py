@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import final
 
+from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
 from segloss.engine.voxel import CrossEntropy, Focal
-from segloss.losses.base import Reduction, VoxelLoss, not_negative
+from segloss.losses.base import Reduction, VoxelLoss
 
 __all__ = ["CrossEntropyLoss", "FocalLoss"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segloss.engine import block
-from segloss.engine.sums import Request, VoxelSum, dense_sums, map_of, one_pass
-from segloss.engine.voxel import CrossEntropy, Focal
+from segloss.engine.sums import Request, dense_sums, map_of, one_pass
+from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from tests.reference.dense import dense, region_sum
 from tests.strategies import ENCODINGS, Batch, make_batch
 

@@ -1,0 +1,29 @@
+"""Checks of what a caller passes: the value, or an error that says what was expected."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["not_negative", "numbers", "one_of"]
+
+
+def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
+    """The value, if it is one of the options."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """The value, if it is a finite number of at least 0."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values, if they are finite numbers of at least 0 and not all 0."""
+    checked = tuple(not_negative(name, value) for value in values)
+    if not sum(checked):
+        raise ValueError(f"{name} must hold a number above 0, got {checked}")
+    return checked
