@@ -27,7 +27,9 @@ def real_data() -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wrapped = pytest.mark.skip(reason="checks hide the code from torch.compile: SEGLOSS_CHECK_TYPES=0")
+    wrapped = pytest.mark.skip(
+        reason="checks hide the code from torch.compile: SEGLOSS_CHECK_TYPES=0"
+    )
     slow = pytest.mark.skip(reason="slow; run with -m slow")
     for item in items:
         if WRAPPED and "compiled" in item.keywords:
