@@ -103,8 +103,8 @@ def find_cases(data: Path) -> tuple[list[Any], list[Any], Transform]:
     for path in sorted(data.glob("*.npz")):
         if "image" in np.load(path):  # two stacks of one field of view must not be split
             groups.setdefault(path.stem.partition("BBB")[0], []).append(path)
-    training = [path for i, group in enumerate(groups.values()) if i % 4 for path in group]
-    held_out = [path for group in list(groups.values())[::4] for path in group]
+    training = [path for i, group in enumerate(groups.values()) if i % 3 for path in group]
+    held_out = [path for group in list(groups.values())[::3] for path in group]
     return training, held_out, Lambda(read_stack)
 
 

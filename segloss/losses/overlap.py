@@ -111,6 +111,13 @@ def generalized_dice(
 
     Returns:
         ``(g, 1)``, from 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> sums = {"overlap": [[9.0, 1.0]], "pred": [[10.0, 3.0]], "true": [[10.0, 1.0]]}
+        >>> sums = {name: torch.tensor(values) for name, values in sums.items()}
+        >>> generalized_dice(sums, weight=sums["true"] ** -2)
+        tensor([[0.4810]])
     """
     overlap, both = sums["overlap"] * weight, (sums["pred"] + sums["true"]) * weight
     overlap, both = overlap.sum(1, keepdim=True), both.sum(1, keepdim=True)
