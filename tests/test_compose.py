@@ -226,6 +226,21 @@ def test_what_does_not_add_up() -> None:
             CompoundLoss(empty)
 
 
+def test_compounds_of_different_epochs_do_not_add_up() -> None:
+    older = DiceLoss() * Linear(0.0, 1.0, 2)
+    older.step()
+    with pytest.raises(ValueError, match="epochs 1 and 0"):
+        older + CompoundLoss([CrossEntropyLoss()])
+
+
+def test_a_compound_holds_losses_and_their_weights() -> None:
+    wrong: list[Any] = [[torch.nn.L1Loss()], {"a": ("2", DiceLoss())}, {"a": (None, DiceLoss())}]
+    for losses in wrong:
+        # Run-time type checks, where they are on, say it before the package can.
+        with pytest.raises(TypeError, match=r"loss|weight"):
+            CompoundLoss(losses)
+
+
 def test_scores_of_different_shapes_do_not_add_up() -> None:
     loss = DiceLoss(reduction="none") + CrossEntropyLoss(reduction="none")
     batch = make_batch()

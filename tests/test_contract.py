@@ -185,7 +185,7 @@ def test_works_without_gradients(loss_class: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(loss_class: Any, dtype: torch.dtype) -> None:
     loss = loss_class()
-    batch = make_batch(loss.encoding, shape=(1, 2, 48, 48, 48), dtype=torch.float32)
+    batch = make_batch(loss.encoding, shape=(1, 2, 32, 32, 32), dtype=torch.float32)
     maps = batch.maps(loss)
     expected = value_and_gradient(loss, batch.logits, batch.target, **maps)
     with torch.autocast("cpu", dtype=dtype):
@@ -356,6 +356,14 @@ def test_memberships_cannot_be_ignored(loss_class: Any) -> None:
 def test_integers_are_no_logits(loss_class: Any) -> None:
     with pytest.raises(TypeError):
         loss_class()(torch.zeros(2, 3, 4, 5).long(), torch.zeros(2, 4, 5))
+
+
+def test_what_is_no_tensor(loss_class: Any) -> None:
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    # Run-time type checks, where they are on, say it before the package can.
+    with pytest.raises(TypeError, match="target"):
+        loss(batch.logits, batch.target.tolist(), **maps)
 
 
 def test_an_encoding_that_is_none() -> None:

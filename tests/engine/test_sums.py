@@ -92,6 +92,13 @@ def test_requests_add_up_without_repeating() -> None:
     assert map_of("error^2") is None
 
 
+def test_a_power_below_one_has_no_finite_slope() -> None:
+    batch = make_batch()
+    encoded = WHOLE[0].encode(batch.logits, batch.target, {})
+    with pytest.raises(ValueError, match=r"error\^0\.5.*1 or more"):
+        one_pass(encoded, Request(("error^0.5",)))
+
+
 def test_the_forward_pass_leaves_its_inputs_alone() -> None:
     encoding = ENCODINGS[2]
     batch = make_batch(encoding)
