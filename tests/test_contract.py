@@ -354,8 +354,10 @@ def test_memberships_cannot_be_ignored(loss_class: Any) -> None:
 
 
 def test_integers_are_no_logits(loss_class: Any) -> None:
-    with pytest.raises(TypeError):
-        loss_class()(torch.zeros(2, 3, 4, 5).long(), torch.zeros(2, 4, 5))
+    loss = loss_class()
+    batch, maps = batch_for(loss)
+    with pytest.raises(TypeError, match="input"):
+        loss(batch.logits.long(), batch.target, **maps)
 
 
 def test_what_is_no_tensor(loss_class: Any) -> None:
