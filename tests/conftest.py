@@ -1,13 +1,15 @@
 """Annotations become checks here, and only here; compiled tests need the code unwrapped."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
 import jaxtyping
 import pytest
 
-WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1"
+# Before Python 3.11 beartype cannot read `Unpack`, which is typing_extensions' there.
+WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1" and sys.version_info >= (3, 11)
 if WRAPPED:
     int_is_float = "beartype.BeartypeConf(is_pep484_tower=True)"  # as type checkers have it
     jaxtyping.install_import_hook("segloss", f"beartype.beartype(conf={int_is_float})")
