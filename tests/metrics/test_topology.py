@@ -68,6 +68,12 @@ def test_agrees_with_homology(mask: Mask) -> None:
     assert (betti_number(mask, 0), betti_number(mask, 1)) == homology(mask)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 9, 1), (9, 1, 1), (1, 1), (1, 9)])
+def test_a_single_line_of_voxels_is_one_piece(shape: tuple[int, ...]) -> None:
+    line = np.ones(shape, dtype=bool)
+    assert (betti_number(line, 0), betti_number(line, 1)) == (1, 0)
+
+
 def test_the_border_is_no_wall() -> None:
     bowl = np.ones((3, 5, 5), dtype=bool)
     bowl[:2, 1:4, 1:4] = False  # open at the top: no cavity
