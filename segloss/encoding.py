@@ -36,6 +36,8 @@ class Encoded:
         ignore: Target value of the voxels (or entries) that do not count.
         weight: ``(b, 1, n)`` or ``(b, c, n)``.
         maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the c channels.
+        classes: The channels' numbers, ``(c, 1)``, in the type to compute in: single precision or
+            more, because half precision cannot hold a sum over a volume.
     """
 
     logits: Tensor
@@ -44,6 +46,7 @@ class Encoded:
     ignore: int | None
     weight: Tensor | None
     maps: dict[str, Tensor]
+    classes: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class Multiclass:
             ignore=_held(self.ignore, target),
             weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
             maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
+            classes=_numbered(logits),
         )
 
 
@@ -149,6 +153,7 @@ class Multilabel:
             ignore=_held(self.ignore, target),
             weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
             maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
+            classes=_numbered(logits),
         )
 
 
@@ -175,6 +180,11 @@ def _expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = ""
     if tuple(x.shape) not in shapes:
         wanted = " or ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {wanted}{hint}")
+
+
+def _numbered(logits: Tensor) -> Tensor:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return torch.arange(logits.shape[1], device=logits.device, dtype=dtype)[:, None]
 
 
 def _held(ignore: int | None, target: Tensor) -> int | None:

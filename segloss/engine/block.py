@@ -4,20 +4,17 @@ Everything is converted here, a block at a time, so that no one-hot volume, prob
 widened label volume ever exists as a whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from segloss.encoding import Encoded
+from segloss.engine.walk import Place
 from segloss.shapes import Flat, PerVoxel, Weights
 
-__all__ = ["Block", "blocks", "dtype_of"]
-
-# Numbers in a block of logits. On the CPU a few such blocks should fit the caches: larger ones cost
-# memory, smaller ones the overhead of many small operations. A GPU wants large ones.
-_CPU, _GPU = 3 << 17, 1 << 24
+__all__ = ["Block"]
 
 _NEAREST = "resample label maps with nearest-neighbour interpolation"
 
@@ -42,44 +39,26 @@ class lazy(Generic[T]):
         return value
 
 
-def dtype_of(encoded: Encoded) -> torch.dtype:
-    """The type to compute in: half precision cannot hold a sum over a volume."""
-    return torch.promote_types(encoded.logits.dtype, torch.float32)
-
-
-def blocks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut a batch into blocks of whole samples, or of nearly equal parts of one sample."""
-    b, c, n = logits.shape
-    size = max(1, (_CPU if logits.device.type == "cpu" else _GPU) // c)
-    samples = max(1, size // n)
-    voxels = -(-n // -(-n // size))
-    for i in range(0, b, samples):
-        for j in range(0, n, voxels):
-            yield slice(i, i + samples), slice(j, j + voxels)
-
-
 class Block:
     """Some samples and voxels of a batch; each property is computed once, when it is asked for.
 
     Args:
         encoded: The batch.
-        samples: Which samples.
-        voxels: Which voxels of each.
+        place: Which samples, and which voxels of each.
         checked: The labels are known to be integers in range.
     """
 
     def __init__(
         self,
         encoded: Encoded,
-        samples: slice = slice(None),
-        voxels: slice = slice(None),
+        place: Place = (slice(None), slice(None)),
         *,
         checked: bool = False,
     ) -> None:
         self.exclusive = encoded.exclusive
-        self.dtype = dtype_of(encoded)
-        self.logits = encoded.logits[samples, :, voxels].to(self.dtype)
-        self._encoded, self._samples, self._voxels = encoded, samples, voxels
+        self.dtype = encoded.classes.dtype
+        self._encoded, (self._samples, self._voxels) = encoded, place
+        self.logits = encoded.logits[self._samples, :, self._voxels].to(self.dtype)
         self._checked = checked
 
     @lazy
@@ -94,8 +73,7 @@ class Block:
         top = self.logits.detach().amax(1, keepdim=True)
         odds = (self.logits - top).exp()
         total = odds.sum(1, keepdim=True)
-        scale = total.reciprocal()
-        return odds * scale if odds.requires_grad else odds.mul_(scale), top, total
+        return odds / total if odds.requires_grad else odds.div_(total), top, total
 
     @lazy
     def labels(self) -> Tensor | None:
@@ -160,7 +138,7 @@ class Block:
     def _one_hot(self, labels: Tensor, first: int) -> Flat:
         """``(b, n)`` labels as memberships of the classes from the first on."""
         b, c, n = self.logits.shape
-        classes = torch.arange(first, c, device=labels.device, dtype=self.dtype)[:, None]
+        classes = self._encoded.classes[first:]
         out = self.logits.new_empty(b, c - first, n)
         # Comparing floats is vectorised on the CPU, comparing int64 is not: several times faster.
         return torch.eq(labels.to(self.dtype)[:, None], classes, out=out)
@@ -172,11 +150,14 @@ def _check_labels(name: str, labels: Tensor, c: int) -> None:
     if labels.is_floating_point():
         whole = (labels.frac() == 0).all()  # which is false for inf and NaN, too
         _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}", on_cpu)
-    low, high = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
+    bounds = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
     if not on_cpu:
-        _require((low >= 0) & (high < c), f"{name} holds labels outside 0 to {c - 1}", on_cpu)
-    elif low < 0 or high >= c:
-        worst = int(low if low < 0 else high)
+        fits = (bounds.min >= 0) & (bounds.max < c)
+        _require(fits, f"{name} holds labels outside 0 to {c - 1}", on_cpu)
+        return
+    low, high = int(bounds.min), int(bounds.max)
+    if low < 0 or high >= c:
+        worst = low if low < 0 else high
         hint = f"; if it marks voxels that should not count, say Multiclass(ignore={worst})"
         raise ValueError(
             f"{name} holds label {worst}, but the input has {c} channels, for labels 0 to {c - 1}"

@@ -34,8 +34,9 @@ from torch.linalg import vecdot
 from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
-from segloss.engine.block import Block, blocks, dtype_of
+from segloss.engine.block import Block
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, voxel_sums
+from segloss.engine.walk import Place, each_block, places
 
 __all__ = ["Request", "dense_sums", "map_of", "one_pass"]
 
@@ -102,8 +103,9 @@ class _OnePass(torch.autograd.Function):
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         with _full_precision(logits):
-            for samples, voxels in blocks(logits):
-                total[samples] += _packed_sums(Block(encoded, samples, voxels), request)
+            parts = each_block(lambda place: _packed_sums(Block(encoded, place), request), logits)
+        for (samples, _), part in zip(places(logits), parts, strict=True):
+            total[samples] += part
         return total
 
     @staticmethod
@@ -121,21 +123,21 @@ class _OnePass(torch.autograd.Function):
 
 def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Tensor:
     """Derivative by the logits, from that by the packed sums."""
-    logits, dtype = encoded.logits, dtype_of(encoded)
+    logits, dtype = encoded.logits, encoded.classes.dtype
     grad = torch.empty_like(logits)
     by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
-    for samples, voxels in blocks(logits):
+
+    def fill(place: Place) -> None:
+        samples, voxels = place
         part = grad[samples, :, voxels]
         out = part if part.dtype == dtype else part.to(dtype)
-        _gradient(
-            Block(encoded, samples, voxels, checked=True),
-            request,
-            by_region[:, samples, :, None],
-            by_voxel[:, 0, samples, None, None],
-            out,
-        )
+        block = Block(encoded, place, checked=True)
+        region, voxel = by_region[:, samples, :, None], by_voxel[:, 0, samples, None, None]
+        _gradient(block, request, region, voxel, out)
         if out is not part:
             part.copy_(out)
+
+    each_block(fill, logits)
     return grad
 
 
@@ -205,16 +207,16 @@ def _region_sum(block: Block, name: str) -> Tensor:
 
 def _slope_in_pred(block: Block, names: tuple[str, ...], scales: Tensor, out: Tensor) -> Tensor:
     """Derivative by the probabilities of the region sums, each times its scale ``(b, c, 1)``."""
-    pred, given = block.pred, dict(zip(names, scales, strict=True))
+    given = dict(zip(names, scales, strict=True))
     zero = scales.new_zeros(())
     slope = torch.addcmul(given.get("pred", zero), block.true, given.get("overlap", zero), out=out)
     for name, scale in given.items():
         if name == "pred_squared":
-            slope.addcmul_(pred, 2 * scale)
+            slope.addcmul_(block.pred, 2 * scale)
         elif name == "pred_squared_true":
-            slope.addcmul_(pred * block.true, 2 * scale)
+            slope.addcmul_(block.pred * block.true, 2 * scale)
         elif name.startswith("error^"):
-            gamma, error = _power(name), pred - block.true
+            gamma, error = _power(name), block.pred - block.true
             slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scale)
         elif name.startswith("pred*"):
             values = block.maps[name.removeprefix("pred*")]
@@ -228,8 +230,11 @@ def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, o
 
     Works in place in ``out``: a block's worth of memory is most of what a step costs.
     """
+    slope = _slope_in_pred(block, request.regions, regions, out)
+    if request.maps:
+        del block.maps  # before the probabilities need the room
     pred = block.pred
-    flow = _slope_in_pred(block, request.regions, regions, out).mul_(pred)
+    flow = slope.mul_(pred)
     if not block.exclusive:
         flow.addcmul_(flow, pred, value=-1)
         if request.voxels:

@@ -255,7 +255,7 @@ def one_pass(
         regions, voxels = engine.one_pass(encoded, request)
         for i in members:
             value = _value(losses[i], requests[i], request, regions, voxels)
-            values[i] = value.to(torch.promote_types(input.dtype, torch.float32))
+            values[i] = value.to(encoded.classes.dtype)
     return values
 
 
