@@ -138,15 +138,15 @@ def test_stacks_of_one_field_of_view_stay_together(vessels: ModuleType, tmp_path
 
 def test_what_is_wrong_is_named(vessels: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(vessels.typer.BadParameter, match="topology is none of dice, tversky, ce"):
-        vessels.main(data=tmp_path, loss="dice_topology")
+        vessels.main(data=tmp_path, loss="dice_topology", out=tmp_path)
     with pytest.raises(vessels.typer.BadParameter, match="0 images to train on and 0 to hold out"):
-        vessels.main(data=tmp_path)
+        vessels.main(data=tmp_path, out=tmp_path)
     stacks(tmp_path)
     np.savez(
-        tmp_path / "e.npz", image=np.ones((4, 9, 9)), label=np.ones((4, 9, 9)), spacing=[1.0] * 3
+        tmp_path / "b.npz", image=np.ones((4, 9, 9)), label=np.ones((4, 9, 9)), spacing=[1.0] * 3
     )
     with pytest.raises(vessels.typer.BadParameter, match=r"\(4, 9, 9\), needs 8 or more"):
-        vessels.main(data=tmp_path)
+        vessels.main(data=tmp_path, out=tmp_path)
 
 
 def test_examples_name_what_they_need() -> None:
