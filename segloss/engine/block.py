@@ -11,15 +11,35 @@ import torch
 from torch import Tensor
 
 from segloss.encoding import Encoded
-from segloss.engine.walk import Place
 from segloss.shapes import Flat, PerVoxel, Weights
 
-__all__ = ["Block"]
+__all__ = ["Block", "Place", "places"]
+
+# Numbers in a block of logits. On the CPU larger blocks cost memory, smaller ones the overhead of
+# many small operations (benchmarks/loss_step.md). A GPU wants large ones.
+_CPU, _GPU = 3 << 17, 1 << 24
 
 _NEAREST = "resample label maps with nearest-neighbour interpolation"
 
 
 T = TypeVar("T")
+
+
+Place = tuple[slice, slice]
+"""Some samples, and some voxels of each."""
+
+
+def places(logits: Tensor) -> list[Place]:
+    """Cut a batch ``(b, c, n)`` into blocks: whole samples, or nearly equal parts of one."""
+    b, c, n = logits.shape
+    size = max(1, (_CPU if logits.device.type == "cpu" else _GPU) // c)
+    samples = max(1, size // n)
+    voxels = -(-n // -(-n // size))
+    return [
+        (slice(i, i + samples), slice(j, j + voxels))
+        for i in range(0, b, samples)
+        for j in range(0, n, voxels)
+    ]
 
 
 class lazy(Generic[T]):

@@ -34,9 +34,8 @@ from torch.linalg import vecdot
 from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
-from segloss.engine.block import Block
+from segloss.engine.block import Block, places
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, voxel_sums
-from segloss.engine.walk import Place, each_block, places
 
 __all__ = ["Request", "dense_sums", "map_of", "one_pass"]
 
@@ -103,9 +102,8 @@ class _OnePass(torch.autograd.Function):
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         with _full_precision(logits):
-            parts = each_block(lambda place: _packed_sums(Block(encoded, place), request), logits)
-        for (samples, _), part in zip(places(logits), parts, strict=True):
-            total[samples] += part
+            for place in places(logits):
+                total[place[0]] += _packed_sums(Block(encoded, place), request)
         return total
 
     @staticmethod
@@ -126,18 +124,14 @@ def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Te
     logits, dtype = encoded.logits, encoded.classes.dtype
     grad = torch.empty_like(logits)
     by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
-
-    def fill(place: Place) -> None:
-        samples, voxels = place
+    for samples, voxels in places(logits):
         part = grad[samples, :, voxels]
         out = part if part.dtype == dtype else part.to(dtype)
-        block = Block(encoded, place, checked=True)
+        block = Block(encoded, (samples, voxels), checked=True)
         region, voxel = by_region[:, samples, :, None], by_voxel[:, 0, samples, None, None]
         _gradient(block, request, region, voxel, out)
         if out is not part:
             part.copy_(out)
-
-    each_block(fill, logits)
     return grad
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from segloss.engine import walk
+from segloss.engine import block
 from segloss.engine.sums import Request, dense_sums, map_of, one_pass
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from tests.reference.dense import dense, region_sum
@@ -58,7 +58,7 @@ def test_a_sum_and_its_gradient(encoding: Any, soft: bool, name: str) -> None:
 def test_all_sums_at_once_in_blocks_are_the_dense_ones(
     encoding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_CPU", 30)
+    monkeypatch.setattr(block, "_CPU", 30)
     voxels = (VoxelSum(CrossEntropy()), VoxelSum(Focal(2.0), (1.0, 0.0, 2.0)))
     request = Request(NAMES, voxels)
     batch = make_batch(encoding)

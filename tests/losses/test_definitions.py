@@ -18,7 +18,7 @@ from segloss import (
     Multilabel,
     SkeletonRecallLoss,
 )
-from segloss.engine import walk
+from segloss.engine import block
 from tests.losses.checks import assert_as_defined, value_and_gradient
 from tests.strategies import ENCODINGS, IGNORED, LOSSES, Case, cases, make_batch
 
@@ -199,14 +199,14 @@ def test_the_size_of_a_block_does_not_matter(
     loss = loss_class(encoding, group="sample", reduction="none")
     batch = make_batch(encoding, shape=(3, 3, 4, 5))
     for voxels in (7, 19, 20, 21, 45):
-        monkeypatch.setattr(walk, "_CPU", 3 * voxels * walk._threads(batch.logits))
+        monkeypatch.setattr(block, "_CPU", 3 * voxels)
         assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
 
 
 @pytest.mark.parametrize("beyond", [-1, 0, 1])
 def test_at_the_edges_of_a_block(beyond: int) -> None:
     loss = JaccardLoss() + SkeletonRecallLoss() + FocalLoss()
-    voxels = walk._CPU // walk._threads(torch.empty(0)) // 2 + beyond
+    voxels = block._CPU // 2 + beyond
     batch = make_batch(shape=(1, 2, 1, voxels), dtype=torch.float32)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
 
