@@ -4,7 +4,7 @@
 # ///
 """Time and memory of one loss step, forward and backward, against other libraries.
 
-    python benchmarks/loss_step.py [--shape 2 4 96 96 96] [--repeats 15] [--device cpu]
+    python benchmarks/loss_step.py [--shape 2 4 96 96 96] [--repeats 15] [--only boundary]
 
 All candidates run in this process, in turn, on the same logits; the medians and their ratio to
 MONAI's DiceCELoss are printed. Memory is the peak of what is allocated during the step, gradient
@@ -128,11 +128,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs="+", default=[2, 4, 96, 96, 96])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", nargs="+", help="parts of names; MONAI DiceCELoss runs anyway")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="monai")
 
     logits, losses = candidates(tuple(options.shape), options.device)
+    if options.only:
+        wanted = ["MONAI DiceCELoss", *options.only]
+        losses = {k: f for k, f in losses.items() if any(part in k for part in wanted)}
     seconds: dict[str, list[float]] = {name: [] for name in losses}
     for _ in track(range(options.repeats + 2), "steps"):
         for name, loss in losses.items():
