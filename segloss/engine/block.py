@@ -24,7 +24,6 @@ _NEAREST = "resample label maps with nearest-neighbour interpolation"
 
 T = TypeVar("T")
 
-
 Place = tuple[slice, slice]
 """Some samples, and some voxels of each."""
 
@@ -43,10 +42,10 @@ def places(logits: Tensor) -> list[Place]:
 
 
 class lazy(Generic[T]):
-    """A property that is computed once, without functools.cached_property's lock.
+    """A property that is computed once.
 
-    The lock, which Python had until 3.12, costs as much as a small operation on tensors, and
-    torch.compile cannot see through it.
+    It is functools.cached_property without the lock that Python had there until 3.12, through which
+    torch.compile cannot see.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -89,7 +88,7 @@ class Block:
     @lazy
     def softmax(self) -> tuple[Flat, PerVoxel, PerVoxel]:
         """Probabilities, the largest logit t, and Σ e^(logit - t), the last two ``(b, 1, n)``."""
-        # By hand it takes half the time of torch's softmax, which copies a strided block first.
+        # By hand: torch's softmax copies a strided block first, and does not give t and the sum.
         top = self.logits.detach().amax(1, keepdim=True)
         odds = (self.logits - top).exp()
         total = odds.sum(1, keepdim=True)
