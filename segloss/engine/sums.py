@@ -96,8 +96,12 @@ def _full_precision(logits: Tensor) -> torch.autocast:
 class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, encoded: Encoded, request: Request) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.encoded, ctx.request = replace(encoded, logits=logits.new_empty(0)), request
+        # Saved as autograd saves, so that changing one in place before backward is an error.
+        ctx.save_for_backward(logits, encoded.target, encoded.weight, *encoded.maps.values())
+        nothing = logits.new_empty(0)
+        maps = dict.fromkeys(encoded.maps, nothing)
+        ctx.encoded = replace(encoded, logits=nothing, target=nothing, weight=None, maps=maps)
+        ctx.request = request
         exact = torch.float32 if logits.device.type == "mps" else torch.float64
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
@@ -108,8 +112,10 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        (logits,) = ctx.saved_tensors
-        encoded, request = replace(ctx.encoded, logits=logits), ctx.request
+        logits, target, weight, *values = ctx.saved_tensors
+        maps = dict(zip(ctx.encoded.maps, values, strict=True))
+        encoded = replace(ctx.encoded, logits=logits, target=target, weight=weight, maps=maps)
+        request = ctx.request
         with _full_precision(logits):
             if torch.is_grad_enabled():  # someone wants second derivatives
                 sums = _packed_sums(Block(encoded), request)

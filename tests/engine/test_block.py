@@ -42,3 +42,11 @@ def test_an_error_in_the_last_block_is_an_error() -> None:
     labels[1, -1, -1] = 7
     with pytest.raises(ValueError, match="target holds label 7"):
         LOSS(logits, labels)
+
+
+def test_a_target_changed_before_backward_is_an_error() -> None:
+    logits, labels = torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 4, 4).long()
+    loss = LOSS(logits, labels)
+    labels.fill_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
