@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["segloss-monai[examples]"]
+# dependencies = ["segloss-monai"]
 # ///
 """Train one small network twice, without and with skeleton recall, and compare what they find.
 

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["segloss-monai[examples]"]
+# dependencies = ["segloss-monai"]
 # ///
 """Train a network to find vessels in images of yours, 2D or 3D, with the losses you name.
 
