@@ -1,6 +1,7 @@
 """What the manifest says of a class: in how many pieces it lies, how long it is, how thin."""
 
 from itertools import product
+from typing import Literal
 
 import cc3d
 import numpy as np
@@ -32,7 +33,7 @@ def component_count(mask: Unchecked) -> int:
     mask = boolean("mask", mask)
     # A margin, because cc3d 4.1 fails on a volume that is a single line of voxels.
     around = np.pad(mask[bounding_box(mask)], 1)
-    connectivity = 8 if mask.ndim == 2 else 26
+    connectivity: Literal[8, 26] = 8 if mask.ndim == 2 else 26
     _, count = cc3d.connected_components(around, connectivity=connectivity, return_N=True)
     return int(count)
 
