@@ -2,7 +2,7 @@
 
 import typer
 
-from segloss.data_scripts.phantom import phantom
+from segloss.data_scripts.phantoms import phantom
 
 __all__ = ["app"]
 

@@ -1,23 +1,25 @@
-"""``segloss phantom``: branching vessels that look a little like the real thing, from a seed."""
+"""Branching vessels that look a little like the real thing, from a seed."""
 
-import json
-import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import typer
-from rich.console import Console
-from rich.progress import track
 from scipy.ndimage import gaussian_filter, zoom
 
-__all__ = ["Phantom", "phantom", "vessel_phantom"]
+__all__ = ["BRIGHTNESS", "Phantom", "vessel_phantom"]
 
 Array = npt.NDArray[np.float64]
-N = TypeVar("N", int, float)
+
+BRIGHTNESS: Mapping[str, Mapping[str, float]] = {
+    "one": {"vessel": 1.0},
+    "nested": {"wall": 0.5, "lumen": 1.0},
+    "several": {"artery": 1.0, "vein": 0.6},
+}
+"""The classes there can be, from 1 on, and the part of the contrast that each has."""
+
+LUMEN = 0.6
+"""Its radius, as a part of the vessel's."""
 
 
 class Phantom(NamedTuple):
@@ -26,7 +28,7 @@ class Phantom(NamedTuple):
     image: npt.NDArray[np.float32]
     """Brightness: about 0 outside the vessels and ``contrast`` inside."""
     label: npt.NDArray[np.uint8]
-    """1 in the vessels, 0 elsewhere."""
+    """The class in the vessels, from 1 on; 0 elsewhere."""
 
 
 class Vessel(NamedTuple):
@@ -41,6 +43,7 @@ def vessel_phantom(
     *,
     seed: int,
     spacing: tuple[float, ...] | None = None,
+    classes: str = "one",
     trees: int = 3,
     radius: float = 3.0,
     thinnest: float = 0.7,
@@ -60,6 +63,11 @@ def vessel_phantom(
         shape: Voxels along each of two or three axes, 8 or more each.
         seed: Chooses the phantom; 0 or more.
         spacing: Size of a voxel along each axis; 1 by default. Lengths are in this unit.
+        classes: What the labels tell apart, in vessels that are the same for all three. ``"one"``:
+            1 is vessel. ``"nested"``: 1 is the wall, half as bright, and 2 the lumen, with 0.6 of
+            the radius; it is nowhere broken, and where a vessel is one voxel wide it is all lumen.
+            ``"several"``: the trees are by turns 1, an artery, and 2, a vein with 0.6 of the
+            brightness; where trees cross, a voxel belongs to the one that was grown first.
         trees: How many trees enter the volume. Each is one connected component unless two meet.
         radius: Radius of a tree where it enters.
         thinnest: Radius below which a vessel ends.
@@ -93,6 +101,8 @@ def vessel_phantom(
         raise ValueError(f"spacing must be {len(shape)} positive numbers, got {spacing}")
     if seed < 0 or trees < 0:
         raise ValueError(f"seed and trees must be 0 or more, got seed={seed}, trees={trees}")
+    if classes not in BRIGHTNESS:
+        raise ValueError(f"classes must be one of {', '.join(BRIGHTNESS)}, got {classes!r}")
     if not 0 < thinnest <= radius:
         raise ValueError(f"thinnest must lie between 0 and radius={radius}, got {thinnest}")
     if not 0 <= fading <= 1:
@@ -103,13 +113,19 @@ def vessel_phantom(
         )
     rng = np.random.default_rng(seed)
     units = np.asarray(spacing, dtype=np.float64)
+    extent, step = np.asarray(shape) * units, units.min() / 2
+    grown = [list(_grow(rng, extent, radius, thinnest, step)) for _ in range(trees)]
     label = np.zeros(shape, dtype=np.uint8)
-    for _ in range(trees):
-        for vessel in _grow(rng, np.asarray(shape) * units, radius, thinnest, units.min() / 2):
-            _draw(label, vessel, units)
+    for number, tree in reversed(list(enumerate(grown))):  # the first is drawn over the others
+        for vessel in tree:
+            _draw(label, vessel, units, 1 + number % 2 if classes == "several" else 1)
+    if classes == "nested":
+        for vessel in (vessel for tree in grown for vessel in tree):
+            _draw(label, vessel._replace(radii=LUMEN * vessel.radii), units, 2)
     often = tuple(-(-n // 6) for n in shape)
     brightness = contrast * (1 - fading * _stretched(rng.uniform(0, 1, often), shape, order=1))
-    image = gaussian_filter(label * brightness, blur)
+    part = np.array([0.0, *BRIGHTNESS[classes].values()], dtype=np.float32)
+    image = gaussian_filter(part[label] * brightness, blur)
     image += 1.0  # tissue has some brightness of its own for the field to act on
     image *= np.exp(_stretched(rng.normal(0, bias, (4,) * len(shape)), shape, order=3))
     image += noise * rng.standard_normal(shape, dtype=np.float32) - 1.0
@@ -158,106 +174,15 @@ def _grow(
                 tips.append((centers[-1], turned / np.linalg.norm(turned), child))
 
 
-def _draw(label: npt.NDArray[np.uint8], vessel: Vessel, units: Array) -> None:
+def _draw(label: npt.NDArray[np.uint8], vessel: Vessel, units: Array, class_id: int) -> None:
     """Fill the balls, and in any case the voxels at their centres, so that thin vessels stay whole."""
     last = np.asarray(label.shape) - 1  # a quotient may round up to the first voxel outside
     nearest = np.minimum(np.floor(vessel.centers / units).astype(int), last)
-    label[tuple(nearest.T)] = 1
+    label[tuple(nearest.T)] = class_id
     reach = np.ceil(vessel.radii.max(initial=0) / units).astype(int)
     around = np.indices(2 * reach + 1).reshape(len(units), -1).T - reach
     voxels = nearest[:, None] + around
     offsets = (voxels + 0.5) * units - vessel.centers[:, None]
     drawn = (offsets**2).sum(-1) <= vessel.radii[:, None] ** 2
     drawn &= ((voxels >= 0) & (voxels < label.shape)).all(-1)
-    label[tuple(voxels[drawn].T)] = 1
-
-
-def phantom(
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", file_okay=False, help="Made if it is not there.")
-    ],
-    count: Annotated[int, typer.Option(min=1, help="How many to make.")] = 8,
-    shape: Annotated[str, typer.Option(metavar="ZxYxX", help="Voxels, 2D or 3D.")] = "96x96x96",
-    spacing: Annotated[
-        str | None,
-        typer.Option(metavar="ZxYxX", help="Voxel size in mm; 1 along each axis if not given."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first; the next has the next.")] = 0,
-    held_out: Annotated[
-        int, typer.Option(min=0, help="How many go into the list's validation part.")
-    ] = 0,
-    noise: Annotated[float, typer.Option(min=0, help="Standard deviation.")] = 0.3,
-    contrast: Annotated[float, typer.Option(help="Of wide vessels; thin ones have less.")] = 1.0,
-) -> None:
-    """Make phantoms of branching vessels: NIfTI images, labels, and a MONAI datalist.
-
-    Writes OUT/images/*.nii.gz, OUT/labels/*.nii.gz (1 is vessel) and OUT/datalist.json. The same
-    options always give the same files. A case that cannot be written is reported, left out of the
-    list, and makes the exit status 1.
-
-    \b
-    Examples:
-      segloss phantom vessels
-      segloss phantom vessels --count 20 --held-out 4
-      segloss phantom stacks --shape 24x128x128 --spacing 4x1x1
-      segloss phantom fundus --shape 512x512 --noise 0.5 --seed 100
-    """  # noqa: D301  # typer wants the control character, not the letters
-    voxels = _numbers(shape, "--shape", int, least=8)
-    sizes = _numbers(spacing, "--spacing", float, least=1e-6) if spacing else (1.0,) * len(voxels)
-    if len(sizes) != len(voxels):
-        raise typer.BadParameter(
-            f"expected {len(voxels)} numbers, as many as the shape has, got {spacing!r}",
-            param_hint="--spacing",
-        )
-    if held_out > count:
-        raise typer.BadParameter(
-            f"{held_out} is more than --count {count}", param_hint="--held-out"
-        )
-    for folder in ("images", "labels"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
-    parts: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
-    for number in track(range(count), "Growing vessels", console=console):
-        name = f"phantom_{seed + number:04d}.nii.gz"
-        case = {"image": f"images/{name}", "label": f"labels/{name}"}
-        made = vessel_phantom(
-            voxels, seed=seed + number, spacing=sizes, noise=noise, contrast=contrast
-        )
-        try:
-            _save(made.image, sizes, out / case["image"])
-            _save(made.label, sizes, out / case["label"])
-        except OSError as error:
-            console.print(f"{name}: {error}", style="red")
-        else:
-            parts["training" if number < count - held_out else "validation"].append(case)
-    written = sum(map(len, parts.values()))
-    datalist = {"name": "vessel phantoms", "labels": {"0": "background", "1": "vessel"}, **parts}
-    (out / "datalist.json").write_text(json.dumps(datalist, indent=2) + "\n")
-    console.print(f"{written} of {count} written to {out}", highlight=False)
-    if written < count:
-        raise typer.Exit(1)
-
-
-def _numbers(text: str, option: str, kind: type[N], least: N) -> tuple[N, ...]:
-    """Read ``96x96x96`` or ``0.5x0.5``."""
-    try:
-        numbers = tuple(kind(part) for part in text.split("x"))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (2, 3) or not all(least <= n < math.inf for n in numbers):
-        raise typer.BadParameter(
-            f"expected two or three {kind.__name__}s joined by x, each {least:g} or more, got {text!r}",
-            param_hint=option,
-        )
-    return numbers
-
-
-def _save(array: npt.NDArray[np.generic], spacing: tuple[float, ...], path: Path) -> None:
-    """Write a NIfTI file. The final name appears only once the file is whole."""
-    sizes = (*spacing, 1.0)[:3]  # an affine has three axes even for an image of two
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        nib.save(nib.Nifti1Image(array, np.diag([*sizes, 1.0])), unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    label[tuple(voxels[drawn].T)] = class_id
