@@ -1,27 +1,34 @@
 """The arrays that target maps are made of: their shapes by name, and what is asked of them."""
 
 from collections.abc import Iterator, Sequence
-from math import isfinite
-from typing import Literal, TypeAlias, get_args
+from math import ceil, isfinite
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from scipy.ndimage import find_objects
 
 __all__ = [
+    "Box",
     "Convention",
     "DistanceMap",
     "LabelMap",
     "Mask",
     "Number",
+    "Regions",
     "Spacing",
     "Unchecked",
+    "WeightKind",
     "boolean",
     "bounding_box",
     "checked_spacing",
     "class_boxes",
     "class_ids",
     "convention_named",
+    "fitting",
+    "grown",
+    "integers",
+    "one_of",
     "positive",
     "region",
     "voxel_size",
@@ -48,7 +55,14 @@ Spacing: TypeAlias = Number | Sequence[Number] | np.ndarray | None
 Convention: TypeAlias = Literal["face", "kervadec"]
 """Where a signed distance is zero: on the faces between voxels, or as the boundary loss's paper."""
 
+Regions: TypeAlias = Literal["components", "voronoi"]
+"""What belongs to an instance: its own voxels, or all that are nearest to it."""
+
+WeightKind: TypeAlias = Literal["distance", "unet"]
+"""What a weight falls off with: the distance to a boundary, or those to two instances."""
+
 Box: TypeAlias = tuple[slice, ...]
+"""Where a part of an image lies in it: a slice for each axis."""
 
 LARGEST_ID = 2**16 - 1
 
@@ -148,11 +162,32 @@ def positive(name: str, value: Number) -> float:
     return float(value)
 
 
+def one_of(name: str, value: str, choices: Any) -> Any:
+    """The value, or an error if it is none of the words of a `Literal`."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}.")
+    return value
+
+
 def convention_named(name: str) -> Convention:
     """The convention of that name, or an error if there is none."""
-    if name not in get_args(Convention):
-        raise ValueError(f"convention must be one of {get_args(Convention)}, got {name!r}.")
-    return name  # type: ignore[return-value]
+    return one_of("convention", name, Convention)  # type: ignore[no-any-return]
+
+
+def integers(dtype: Any) -> "np.dtype[Any]":
+    """The dtype, or an error if it does not hold integers."""
+    known: np.dtype[Any] = np.dtype(dtype)
+    if known.kind not in "iu":
+        raise TypeError(f"dtype must hold integers, got {known}.")
+    return known
+
+
+def fitting(name: str, ids: LabelMap, dtype: Any) -> LabelMap:
+    """The ids in another dtype, or an error if the largest does not fit."""
+    dtype = integers(dtype)
+    if ids.max() > np.iinfo(dtype).max:
+        raise ValueError(f"{name} {ids.max()} does not fit into dtype {dtype}: pass a wider one.")
+    return ids.astype(dtype, copy=False)
 
 
 def voxel_size(spacing: Spacing, ndim: int) -> tuple[float, ...]:
@@ -190,6 +225,15 @@ def bounding_box(mask: Mask) -> Box:
         hit = np.flatnonzero(mask[box].any(axis=others))
         box += (slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0),)
     return box
+
+
+def grown(box: Box, reach: Number, size: tuple[float, ...]) -> Box:
+    """The box and what lies up to `reach` beyond it, in an image whose voxels have that size."""
+    margin = [ceil(reach / step) + 1 for step in size]
+    return tuple(
+        slice(max(0, side.start - more), side.stop + more)
+        for side, more in zip(box, margin, strict=True)
+    )
 
 
 def class_boxes(ids: LabelMap) -> Iterator[tuple[int, Box]]:

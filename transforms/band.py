@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 
-from segloss.transforms.arrays import Number, Spacing, checked_spacing, positive, region
-from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype
-from segloss.transforms.functional import boundary_band
+from segloss.transforms.arrays import Number, Spacing, checked_spacing, positive
+from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.channels import band_channels
 
 __all__ = ["BoundaryBand", "BoundaryBandD", "BoundaryBandDict", "BoundaryBandd"]
 
@@ -51,14 +51,10 @@ class BoundaryBand(TargetMap):
         self.dtype = numpy_dtype(dtype)
 
     def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
-        if len(channels) > 1:
-            for channel in channels:
-                region(channel, self.ignore)  # raises unless it is one
-        bands = [
-            boundary_band(channel, width=self.width, spacing=spacing, ignore=self.ignore)
-            for channel in channels
-        ]
-        return np.stack(bands).astype(self.dtype, copy=False)
+        bands = band_channels(
+            channels, width=self.width, spacing=spacing, ignore=self.ignore, dtype=self.dtype
+        )
+        return stacked(bands, len(channels))
 
 
 class BoundaryBandd(TargetMapd):

@@ -1,7 +1,7 @@
 """What every target map does with MONAI: containers, metadata, spacing, keys."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from monai.utils import (
     get_equivalent_dtype,
 )
 
-from segloss.transforms.arrays import Spacing
+from segloss.transforms.arrays import Spacing, Unchecked
 
-__all__ = ["TargetMap", "TargetMapd"]
+__all__ = ["TargetMap", "TargetMapd", "stacked"]
 
 
 def channels_of(label: NdarrayOrTensor) -> np.ndarray:
@@ -46,6 +46,19 @@ def spacing_of(label: NdarrayOrTensor) -> Spacing:
 def numpy_dtype(dtype: Any) -> "np.dtype[Any]":
     """The NumPy dtype of a NumPy or torch dtype."""
     return np.dtype(get_equivalent_dtype(dtype, np.ndarray))  # type: ignore[no-untyped-call]
+
+
+def stacked(maps: Iterator[Unchecked], count: int) -> np.ndarray:
+    """So many maps as the channels of one array, without a second copy of more than one."""
+    first = next(maps)
+    if count == 1:
+        return first[None]
+    stack = np.empty((count, *first.shape), first.dtype)
+    stack[0] = first
+    del first
+    for index in range(1, count):
+        stack[index] = next(maps)
+    return stack
 
 
 class TargetMap(Transform, ABC):

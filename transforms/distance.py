@@ -1,23 +1,18 @@
 """Signed distance maps of a label, for boundary losses."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from monai.config import KeysCollection
 
 from segloss.transforms.arrays import (
-    Mask,
     Number,
     Spacing,
     checked_spacing,
-    class_ids,
     convention_named,
     positive,
-    region,
     whole,
 )
-from segloss.transforms.base import TargetMap, TargetMapd
-from segloss.transforms.functional import signed_distance
+from segloss.transforms.base import TargetMap, TargetMapd, stacked
+from segloss.transforms.channels import distance_channels, distance_count
 
 __all__ = ["SignedDistance", "SignedDistanceD", "SignedDistanceDict", "SignedDistanced"]
 
@@ -78,47 +73,18 @@ class SignedDistance(TargetMap):
         self.normalize = normalize
 
     def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
-        maps = np.stack(
-            [
-                signed_distance(mask, spacing=spacing, convention=self.convention, unknown=unknown)
-                for mask, unknown in self._masks(channels)
-            ]
+        maps = distance_channels(
+            channels,
+            num_classes=self.num_classes,
+            background=self.background,
+            spacing=spacing,
+            ignore=self.ignore,
+            convention=self.convention,
+            clip=self.clip,
+            normalize=self.normalize,
         )
-        if self.clip is not None:
-            np.clip(maps, -self.clip, self.clip, out=maps)
-        if self.normalize and self.clip is not None:
-            maps /= self.clip
-        elif self.normalize:
-            largest = abs(maps).max(axis=tuple(range(1, maps.ndim)), keepdims=True)
-            np.divide(maps, largest, out=maps, where=largest > 0)
-        return maps
-
-    def _masks(self, channels: np.ndarray) -> Iterator[tuple[Mask, Mask | None]]:
-        """Each class or region, and the voxels that may or may not belong to it."""
-        if len(channels) > 1:
-            if self.num_classes not in {None, len(channels)}:
-                raise ValueError(
-                    f"the label has {len(channels)} channels, a region each, but num_classes is "
-                    f"{self.num_classes}: leave it out, or pass class ids in one channel."
-                )
-            for channel in channels:
-                yield region(channel, self.ignore)
-            return
-        if self.num_classes is None:
-            raise ValueError(
-                "num_classes is needed to know how many maps a label of class ids gets, whichever "
-                "of the classes are in it."
-            )
-        ids, unknown = class_ids(channels[0], self.ignore)
-        if ids.max() >= self.num_classes:
-            raise ValueError(
-                f"the label holds class {ids.max()}, but num_classes is {self.num_classes}: ids go "
-                f"up to {self.num_classes - 1}. If it stands for unknown voxels, pass "
-                f"ignore={ids.max()}."
-            )
-        for class_id in range(0 if self.background else 1, self.num_classes):
-            mask = ids == class_id
-            yield mask if unknown is None else mask & ~unknown, unknown
+        count = distance_count(channels, num_classes=self.num_classes, background=self.background)
+        return stacked(maps, count)
 
 
 class SignedDistanced(TargetMapd):

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 
-from segloss.transforms.arrays import Spacing, region, whole
-from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype
-from segloss.transforms.functional import tubed_skeleton
+from segloss.transforms.arrays import Spacing, integers, whole
+from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.channels import skeleton_channels
 
 __all__ = ["TubedSkeleton", "TubedSkeletonD", "TubedSkeletonDict", "TubedSkeletond"]
 
@@ -51,23 +51,17 @@ class TubedSkeleton(TargetMap):
         self.radius = whole("radius", radius, least=0)
         self.per_class = per_class
         self.ignore = ignore
-        self.dtype = numpy_dtype(dtype)
-        if self.dtype.kind not in "iu":
-            raise TypeError(f"dtype must hold integers, the class ids, got {dtype}.")
+        self.dtype = integers(numpy_dtype(dtype))
 
     def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
-        if len(channels) > 1:
-            masks = [region(channel, self.ignore)[0] for channel in channels]
-            return np.stack([tubed_skeleton(mask, radius=self.radius) for mask in masks])
-        tube = tubed_skeleton(
-            channels[0], radius=self.radius, per_class=self.per_class, ignore=self.ignore
+        tubes = skeleton_channels(
+            channels,
+            radius=self.radius,
+            per_class=self.per_class,
+            ignore=self.ignore,
+            dtype=self.dtype,
         )
-        stored = tube.astype(self.dtype, copy=False)
-        if (stored != tube).any():
-            raise ValueError(
-                f"class id {tube.max()} does not fit into dtype {self.dtype}: pass a wider one."
-            )
-        return stored[None]
+        return stacked(tubes, len(channels))
 
 
 class TubedSkeletond(TargetMapd):

@@ -1,0 +1,241 @@
+"""The middle of thin structures: centrelines, and tubes around them.
+
+Array functions; `segloss.transforms.functional` is where they are imported from.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from skimage.morphology import skeletonize
+
+from segloss.transforms.arrays import (
+    Box,
+    LabelMap,
+    Mask,
+    Unchecked,
+    boolean,
+    bounding_box,
+    class_boxes,
+    class_ids,
+    whole,
+)
+from segloss.transforms.kernels.thinning import thin
+
+__all__ = ["centreline", "skeleton", "tube", "tubed_skeleton"]
+
+
+def skeleton(mask: Unchecked) -> Mask:
+    """The centreline of a mask, one voxel thick, with the pieces and holes of the mask.
+
+    In two dimensions this is the algorithm of Zhang and Suen ("A fast parallel algorithm for
+    thinning digital patterns", Communications of the ACM 27, 1984) in scikit-image's version. In
+    three it is that of Lee, Kashyap and Chu (CVGIP 56, 1994), computed here, several times faster
+    than scikit-image's version and bit-identical to it.
+
+    Args:
+        mask: ``(H, W)`` or ``(D, H, W)`` bool.
+
+    Returns:
+        bool, the shape of `mask`; True on the centreline.
+
+    Raises:
+        TypeError: If `mask` is not bool.
+        ValueError: If it has neither two nor three axes.
+
+    Example:
+        >>> import numpy as np
+        >>> skeleton(np.ones((3, 8), dtype=bool)).astype(int)
+        array([[0, 0, 0, 0, 0, 0, 1, 0],
+               [1, 1, 1, 1, 1, 1, 0, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0]])
+    """
+    mask = boolean("mask", mask)
+    centreline = np.zeros_like(mask)
+    box = bounding_box(mask)
+    centreline[box] = _thinned(mask[box], flat=len(mask) == 1)
+    return centreline
+
+
+def centreline(labels: LabelMap, *, per_class: bool = False, ignore: int | None = None) -> LabelMap:
+    """The labels on the centreline, 0 elsewhere: `tubed_skeleton` of radius 0.
+
+    Args:
+        labels: ``(H, W)`` or ``(D, H, W)`` class ids, 0 where there is nothing; integers, or floats
+            that hold integers.
+        per_class: Thin each class by itself, rather than all classes as one; see `tubed_skeleton`.
+        ignore: The label of unknown voxels. They belong to no class, hence to no centreline.
+
+    Returns:
+        The shape and dtype of `labels`: the class id on the centreline, 0 elsewhere.
+
+    Raises:
+        TypeError: If labels are not integers.
+        ValueError: If a label is negative, or there are neither two nor three axes.
+
+    Example:
+        >>> import numpy as np
+        >>> vessel = np.ones((3, 8), dtype=np.uint8)
+        >>> vessel[:, 4:] = 2
+        >>> centreline(vessel)
+        array([[0, 0, 0, 0, 0, 0, 2, 0],
+               [1, 1, 1, 1, 2, 2, 0, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
+    """
+    ids, _ = class_ids(labels, ignore)
+    return _centreline(ids, per_class).astype(labels.dtype, copy=False)
+
+
+def tube(
+    centreline: Unchecked,
+    labels: LabelMap,
+    *,
+    radius: int,
+    per_class: bool = False,
+    ignore: int | None = None,
+) -> LabelMap:
+    """The labels within `radius` steps of a centreline that is there already.
+
+    ``tube(centreline(labels), labels, radius=2)`` is ``tubed_skeleton(labels)``; thinning is nearly
+    all of its cost, and this way it is paid once for several radii, or for other uses of the
+    centreline.
+
+    Args:
+        centreline: What `centreline` made of these labels, with the same `per_class` and `ignore`.
+        labels: ``(H, W)`` or ``(D, H, W)`` class ids, 0 where there is nothing; integers, or floats
+            that hold integers.
+        radius: Steps from voxel to voxel through faces that lead from the centreline to the surface
+            of the tube.
+        per_class: A class's tube is around its own centreline only.
+        ignore: The label of unknown voxels. They belong to no class, hence to no tube.
+
+    Returns:
+        The shape and dtype of `labels`: the class id on the tube, which never leaves the class; 0
+        elsewhere.
+
+    Raises:
+        TypeError: If labels or the centreline are not integers, or `radius` is not.
+        ValueError: If the centreline has another shape than the labels, or holds another class
+            where it runs; if `radius` or a label is negative, or there are neither two nor three
+            axes.
+
+    Example:
+        >>> import numpy as np
+        >>> vessel = np.ones((5, 8), dtype=np.uint8)
+        >>> tube(centreline(vessel), vessel, radius=1)
+        array([[0, 0, 0, 0, 0, 1, 1, 0],
+               [0, 0, 1, 1, 1, 1, 1, 1],
+               [0, 1, 1, 1, 1, 1, 1, 0],
+               [0, 0, 1, 1, 1, 0, 0, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
+    """
+    radius = whole("radius", radius, least=0)
+    ids, _ = class_ids(labels, ignore)
+    if centreline.shape != labels.shape:
+        raise ValueError(
+            f"centreline has shape {centreline.shape}, but labels have {labels.shape}."
+        )
+    line, _ = class_ids(centreline)
+    on_line = line != 0
+    astray = line[on_line] != ids[on_line]
+    if astray.any():
+        raise ValueError(
+            f"centreline holds {line[on_line][astray][0]} where labels hold "
+            f"{ids[on_line][astray][0]}: pass what `centreline` makes of these labels, with the "
+            f"same `ignore`."
+        )
+    return _tube(line, ids, radius, per_class).astype(labels.dtype, copy=False)
+
+
+def tubed_skeleton(
+    labels: LabelMap, *, radius: int = 2, per_class: bool = False, ignore: int | None = None
+) -> LabelMap:
+    """The labels within `radius` steps of the centreline: a tube, as skeleton recall wants it.
+
+    Kirchhoff et al., "Skeleton recall loss for connectivity conserving and resource efficient
+    segmentation of thin tubular structures" (ECCV 2024). With the default arguments the result is
+    bit-identical to the published one.
+
+    Args:
+        labels: ``(H, W)`` or ``(D, H, W)`` class ids, 0 where there is nothing; integers, or floats
+            that hold integers.
+        radius: Steps from voxel to voxel through faces that lead from the centreline to the surface
+            of the tube. 0 keeps the bare centreline.
+        per_class: Thin each class by itself. Otherwise all classes are thinned as one, and what is
+            left is labelled: a vessel that changes class half-way gets no two ends there, but two
+            classes that lie side by side share one centreline.
+        ignore: The label of unknown voxels. They belong to no class, hence to no tube.
+
+    Returns:
+        The shape and dtype of `labels`: the class id on the tube, which never leaves the class; 0
+        elsewhere.
+
+    Raises:
+        TypeError: If labels are not integers, or `radius` is not.
+        ValueError: If `radius` or a label is negative, or there are neither two nor three axes.
+
+    Example:
+        >>> import numpy as np
+        >>> vessel = np.ones((5, 8), dtype=np.uint8)
+        >>> vessel[:, 4:] = 2
+        >>> tubed_skeleton(vessel, radius=1)
+        array([[0, 0, 0, 0, 0, 2, 2, 0],
+               [0, 0, 1, 1, 2, 2, 2, 2],
+               [0, 1, 1, 1, 2, 2, 2, 0],
+               [0, 0, 1, 1, 2, 0, 0, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
+    """
+    radius = whole("radius", radius, least=0)
+    ids, _ = class_ids(labels, ignore)
+    line = _centreline(ids, per_class)
+    return _tube(line, ids, radius, per_class).astype(labels.dtype, copy=False)
+
+
+def _parts(ids: LabelMap, per_class: bool) -> Iterator[tuple[Mask, Box]]:
+    """What is thinned by itself, cut out of the image, and where it was: each class, or all."""
+    if not per_class:
+        box = bounding_box(ids > 0)
+        yield ids[box] > 0, box
+        return
+    for class_id, box in class_boxes(ids):
+        yield ids[box] == class_id, box
+
+
+def _centreline(ids: LabelMap, per_class: bool) -> LabelMap:
+    line = np.zeros_like(ids)
+    for inside, box in _parts(ids, per_class):
+        np.copyto(line[box], ids[box], where=_thinned(inside, flat=len(ids) == 1))
+    return line
+
+
+def _tube(line: LabelMap, ids: LabelMap, radius: int, per_class: bool) -> LabelMap:
+    tube = np.zeros_like(ids)
+    for inside, box in _parts(ids, per_class):
+        near = (line[box] != 0) & inside
+        for _ in range(radius):
+            near = _step_wider(near)
+        np.copyto(tube[box], ids[box], where=near & inside)
+    return tube
+
+
+def _thinned(mask: Mask, *, flat: bool) -> Mask:
+    """`skeleton` of a mask that has been cut out of an image, `flat` if of a single plane."""
+    if not mask.size:
+        return mask
+    if mask.ndim == 2:
+        return np.asarray(skeletonize(mask), dtype=bool)
+    volume = np.pad(mask, 1)
+    voxels = volume.ravel().view(np.uint8)
+    queue = np.flatnonzero(voxels).astype(np.int32 if voxels.size < 2**31 else np.int64)
+    thin(voxels, volume.shape[2], volume.shape[1] * volume.shape[2], flat, queue)
+    return volume[1:-1, 1:-1, 1:-1]
+
+
+def _step_wider(mask: Mask) -> Mask:
+    """The mask and every voxel that shares a face with it: dilation by a cross."""
+    wider = mask.copy()
+    for axis in range(mask.ndim):
+        before = (slice(None),) * axis + (slice(None, -1),)
+        after = (slice(None),) * axis + (slice(1, None),)
+        wider[after] |= mask[before]
+        wider[before] |= mask[after]
+    return wider
