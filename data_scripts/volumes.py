@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segloss.data_scripts.formats import LABELS, PICTURES, opened, stem
+from segloss.data_scripts.formats import LABELS, PICTURES, opened, stem, suffix
 from segloss.data_scripts.grids import BadVolume, Grid, Unit
 from segloss.data_scripts.writing import map_files, read_map, write_map
 
@@ -22,6 +22,7 @@ __all__ = [
     "read_label",
     "read_map",
     "stem",
+    "suffix",
     "write_map",
 ]
 
