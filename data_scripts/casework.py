@@ -13,11 +13,18 @@ import numpy.typing as npt
 
 import segloss
 from segloss.data_scripts.datasets import Case, Classes
-from segloss.data_scripts.manifest import Record, digest
+from segloss.data_scripts.manifest import Record, digest, paths
 from segloss.data_scripts.measures import centreline_length, component_count, thinnest_radius
 from segloss.data_scripts.recipes import Distance, Label, Recipe, Skeleton
-from segloss.data_scripts.volumes import BadVolume, Grid, read_grid, read_label, write_map
-from segloss.transforms.arrays import Box, Mask, bounding_box, class_boxes, class_ids
+from segloss.data_scripts.volumes import (
+    BadVolume,
+    Grid,
+    map_files,
+    read_grid,
+    read_label,
+    write_map,
+)
+from segloss.transforms.arrays import Box, Mask, bounding_box, class_boxes, class_ids, grown
 from segloss.transforms.functional import centreline, signed_distance
 
 __all__ = ["DISK_FULL", "Task", "failed", "work"]
@@ -48,9 +55,6 @@ class Task:
         }
         return {name: {**asdict(recipe), **classes} for name, recipe in self.recipes.items()}  # type: ignore[call-overload]
 
-    def output(self, name: str) -> str:
-        """Where a map goes, relative to the folder."""
-        return f"{name}/{self.case.name}.nii.gz"
 
 
 def work(task: Task) -> Record:
@@ -119,8 +123,11 @@ def _valid(task: Task, found: str) -> set[str]:
     parameters = task.parameters
 
     def intact(output: Mapping[str, Any]) -> bool:
-        path = task.folder / output["path"]
-        return path.is_file() and path.stat().st_size == output["bytes"]
+        files = paths(task.folder, output)
+        return (
+            all(file.is_file() for file in files)
+            and sum(file.stat().st_size for file in files) == output["bytes"]
+        )
 
     return {
         name
@@ -147,19 +154,22 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
     warnings = [] if volume.array.any() else ["the label is empty: no voxel is above 0"]
     outputs, parameters = {}, {}
     for name, recipe in recipes.items():
-        target = task.folder / task.output(name)
+        target = task.folder / name / f"{case.name}.nii.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
-        outputs[name] = {
-            "path": task.output(name),
-            "bytes": _written(target, name, recipe, label, volume.grid, radii, warnings),
-        }
+        size = _written(target, name, recipe, label, volume.grid, radii, warnings)
+        files = [
+            file.relative_to(task.folder).as_posix()
+            for file in map_files(target, volume.grid, recipe.count(label))
+        ]
+        outputs[name] = {"path": files[0] if len(files) == 1 else files, "bytes": size}
         parameters[name] = task.parameters[name]
     if known is not None:
         for name, output in known.outputs.items():
             if name in valid:
                 outputs[name], parameters[name] = output, known.parameters[name]
             elif name not in recipes:
-                (task.folder / output["path"]).unlink(missing_ok=True)
+                for file in paths(task.folder, output):
+                    file.unlink(missing_ok=True)
     return replace(
         record,
         parameters=parameters,
@@ -272,17 +282,17 @@ def _parts(label: Label) -> Iterator[tuple[int, Mask, Mask]]:
         ):
             mask = channel == 1
             if mask.any():
-                around = _widened(bounding_box(mask))
+                around = _around(bounding_box(mask))
                 yield number, mask[around], line[around] > 0
         return
     ids, _ = class_ids(label.channels[0], label.ignore)
     for number, box in class_boxes(ids):
-        around = _widened(box)
+        around = _around(box)
         yield number, ids[around] == number, label.centrelines[0][around] == number
 
 
-def _widened(box: Box) -> Box:
-    return tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+def _around(box: Box) -> Box:
+    return grown(box, reach=0, size=(1.0,) * len(box))  # one voxel more on each side
 
 
 def _radii(mask: Mask, line: Mask, spacing: tuple[float, ...] | None) -> Array:

@@ -3,10 +3,12 @@
 import typer
 
 from segloss.data_scripts.phantoms import phantom
+from segloss.data_scripts.preprocess import preprocess
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.command()(preprocess)
 app.command()(phantom)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-__all__ = ["FolderError", "Manifest", "Record", "digest", "opened", "read_manifest"]
+__all__ = ["FolderError", "Manifest", "Record", "digest", "opened", "paths", "read_manifest"]
 
 NAME = "manifest.jsonl"
 LOCK = ".lock"
@@ -42,7 +42,7 @@ class Record:
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The options of each map that has been made."""
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of each map: ``path`` relative to the folder, and ``bytes``."""
+    """Of each map: ``path``, relative to the folder, or a list of them; and ``bytes`` in all."""
     shape: list[int] = field(default_factory=list)
     spacing: list[float] = field(default_factory=list)
     unit: str = "voxel"
@@ -62,6 +62,12 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def paths(folder: Path, output: Mapping[str, Any]) -> list[Path]:
+    """The files of a map, as `Record.outputs` has it."""
+    path = output["path"]
+    return [folder / each for each in ([path] if isinstance(path, str) else path)]
 
 
 def read_manifest(folder: Path) -> dict[str, Record]:

@@ -202,7 +202,7 @@ def _write_datalist(dataset: Dataset, manifest: Manifest, out: Path) -> None:
             parts.setdefault(case.part, []).append(entry)
     unfinished = out / ".unfinished-datalist.json"
     unfinished.write_text(
-        json.dumps({**dataset.header, **parts}, indent=2, ensure_ascii=False) + "\n",
+        json.dumps({**dataset.heading(out), **parts}, indent=2, ensure_ascii=False) + "\n",
         encoding="utf-8",
     )
     unfinished.replace(out / "datalist.json")

@@ -12,10 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from segloss.transforms.arrays import LabelMap, convention_named, positive, whole
+from segloss.transforms.arrays import (
+    Convention,
+    LabelMap,
+    Regions,
+    WeightKind,
+    one_of,
+    positive,
+    whole,
+)
 from segloss.transforms.channels import (
+    Channels,
     band_channels,
     distance_channels,
+    distance_count,
     instance_channels,
     skeleton_channels,
     weight_channels,
@@ -34,7 +44,7 @@ class RecipeError(ValueError):
 class Label:
     """A label as the recipes see it."""
 
-    channels: Sequence[Array]
+    channels: Channels
     """One channel of class ids, or a region each."""
     num_classes: int | None
     """With background; None for regions, or if no map needs it."""
@@ -100,7 +110,7 @@ class Distance(Recipe):
 
     def __post_init__(self) -> None:
         _switch("background", self.background)
-        convention_named(self.convention)
+        one_of("convention", self.convention, Convention)
         if self.clip is not None:
             positive("clip", self.clip)
         _switch("normalize", self.normalize)
@@ -118,10 +128,9 @@ class Distance(Recipe):
         return 2.0 ** min(-6, math.floor(math.log2(smallest / 16)))
 
     def count(self, label: Label) -> int:
-        if len(label.channels) > 1:
-            return len(label.channels)
-        assert label.num_classes is not None, "asked for before the first case"
-        return label.num_classes - (not self.background)
+        return distance_count(
+            label.channels, num_classes=label.num_classes, background=self.background
+        )
 
     def dtype(self, label: Label) -> npt.DTypeLike:
         return np.float32
@@ -147,7 +156,7 @@ class Instances(Recipe):
     connectivity: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("regions", self.regions, ("components", "voronoi"))
+        one_of("regions", self.regions, Regions)
         if self.connectivity is not None:
             whole("connectivity", self.connectivity, least=1)
 
@@ -191,7 +200,7 @@ class Weight(Recipe):
     sigma: float = 5.0
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("distance", "unet"))
+        one_of("kind", self.kind, WeightKind)
         positive("strength", self.strength)
         positive("sigma", self.sigma)
 
@@ -302,11 +311,6 @@ def _known(place: str, names: Iterable[Any], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise RecipeError(f"{place}: {name!r} is unknown; {hint}known: {', '.join(known)}")
-
-
-def _one_of(name: str, value: Any, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
 
 
 def _switch(name: str, value: Any) -> None:
