@@ -26,11 +26,23 @@ if TYPE_CHECKING:
         DownsampleTargetsd,
         DownsampleTargetsDict,
     )
+    from segloss.transforms.instances import (
+        InstanceRegions,
+        InstanceRegionsD,
+        InstanceRegionsd,
+        InstanceRegionsDict,
+    )
     from segloss.transforms.skeleton import (
         TubedSkeleton,
         TubedSkeletonD,
         TubedSkeletond,
         TubedSkeletonDict,
+    )
+    from segloss.transforms.weight import (
+        BoundaryWeight,
+        BoundaryWeightD,
+        BoundaryWeightd,
+        BoundaryWeightDict,
     )
 
 _HOME = {
@@ -51,11 +63,23 @@ _HOME = {
         "DownsampleTargetsDict",
         "DownsampleTargetsd",
     ),
+    "segloss.transforms.instances": (
+        "InstanceRegions",
+        "InstanceRegionsD",
+        "InstanceRegionsDict",
+        "InstanceRegionsd",
+    ),
     "segloss.transforms.skeleton": (
         "TubedSkeleton",
         "TubedSkeletonD",
         "TubedSkeletonDict",
         "TubedSkeletond",
+    ),
+    "segloss.transforms.weight": (
+        "BoundaryWeight",
+        "BoundaryWeightD",
+        "BoundaryWeightDict",
+        "BoundaryWeightd",
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -65,9 +89,17 @@ __all__ = [
     "BoundaryBandD",
     "BoundaryBandDict",
     "BoundaryBandd",
+    "BoundaryWeight",
+    "BoundaryWeightD",
+    "BoundaryWeightDict",
+    "BoundaryWeightd",
     "DownsampleTargetsD",
     "DownsampleTargetsDict",
     "DownsampleTargetsd",
+    "InstanceRegions",
+    "InstanceRegionsD",
+    "InstanceRegionsDict",
+    "InstanceRegionsd",
     "SignedDistance",
     "SignedDistanceD",
     "SignedDistanceDict",

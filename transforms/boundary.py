@@ -201,7 +201,7 @@ def _squares(
     With unknown voxels it may be infinite beyond `reach`, and is on them.
     """
     if unknown is None:
-        return squared_distance(ids.astype(np.int32, copy=False), size)
+        return squared_distance(ids, size)
 
     squares = np.full(ids.shape, np.inf, dtype=np.float32)
     known_ids = ids.astype(np.int32) + 1
@@ -224,8 +224,11 @@ def _squares_to_two(instances: LabelMap, size: tuple[float, ...], reach: float) 
         mask = instances[around] == number
         squares = squared_distance(mask, size)
         squares[mask] = 0
-        np.minimum(second[around], np.maximum(nearest[around], squares), out=second[around])
-        np.minimum(nearest[around], squares, out=nearest[around])
+        closest, next_closest = nearest[around], second[around]
+        nearer = squares < closest
+        np.minimum(next_closest, squares, out=next_closest, where=~nearer)
+        np.copyto(next_closest, closest, where=nearer)
+        np.copyto(closest, squares, where=nearer)
     both = np.sqrt(nearest, out=nearest)
     both += np.sqrt(second, out=second)
     return np.square(both, out=both)

@@ -25,6 +25,10 @@ import segloss.transforms
 from segloss.transforms import (
     BoundaryBand,
     BoundaryBandd,
+    BoundaryWeight,
+    BoundaryWeightd,
+    InstanceRegions,
+    InstanceRegionsd,
     SignedDistance,
     SignedDistanced,
     TubedSkeleton,
@@ -37,6 +41,8 @@ PAIRS: list[tuple[type[TargetMap], type[TargetMapd], dict[str, Any], str]] = [
     (TubedSkeleton, TubedSkeletond, {}, "skeleton_label"),
     (SignedDistance, SignedDistanced, {"num_classes": 3}, "distance_label"),
     (BoundaryBand, BoundaryBandd, {"width": 1.5}, "band_label"),
+    (InstanceRegions, InstanceRegionsd, {"regions": "voronoi"}, "instances_label"),
+    (BoundaryWeight, BoundaryWeightd, {"kind": "unet", "sigma": 2}, "weight_label"),
 ]
 NAMES = [array.__name__ for array, *_ in PAIRS]
 EACH = pytest.mark.parametrize(("array", "dictionary", "options", "key"), PAIRS, ids=NAMES)
