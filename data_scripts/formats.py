@@ -1,61 +1,25 @@
-"""One function per file format: read the header, and say how to get at the voxels."""
+"""The file formats that there are; for each, how to get from a file to its grid and its voxels."""
 
-import gzip
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-import nibabel as nib
 import numpy as np
+import tifffile
+from PIL import Image
 
-from segloss.data_scripts.grids import BadVolume, Grid, Header, checked_grid
+from segloss.data_scripts.grids import BadVolume, Grid, checked_grid
+from segloss.data_scripts.nifti import read_nifti
+from segloss.data_scripts.stored import Stored, naming, slabs, suffix
 
-__all__ = ["LABELS", "PICTURES", "Stored", "opened", "stem", "suffix"]
+__all__ = ["LABELS", "PICTURES", "opened"]
 
-BLOCK = 2**24
-"""Bytes read at a time."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file whose header has been read.
-
-    Attributes:
-        grid: Where its voxels lie.
-        channels: Numbers per voxel.
-        blocks: Reads the first channel (the brightness, if the channels are colours), some planes
-            of the last axis at a time. Values are scaled as the header says.
-    """
-
-    grid: Grid
-    channels: int
-    blocks: Callable[[], Iterator[np.ndarray]]
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into one line about the file.
-
-    Readers of damaged bytes raise nearly anything: OSError, EOFError, zlib.error, SyntaxError,
-    struct.error, KeyError, each library's own.
-    """
-    try:
-        yield
-    except (BadVolume, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise BadVolume(f"{path.name}: does not exist in {path.parent}.") from error
-    except IsADirectoryError as error:
-        raise BadVolume(f"{path.name}: is a folder; expected a file.") from error
-    except PermissionError as error:
-        raise BadVolume(f"{path.name}: may not be read. Check its permissions.") from error
-    except Exception as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise BadVolume(f"{path.name}: is damaged ({what}). Export or copy it again.") from error
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters becomes an error
 
 
 def opened(path: Path, *, picture: bool) -> Stored:
@@ -88,123 +52,127 @@ def opened(path: Path, *, picture: bool) -> Stored:
         return (LABELS | PICTURES)[ending](path, picture)
 
 
-def suffix(path: Path) -> str:
-    """The end of a file's name that tells its format, in lower case: ".nii.gz", not ".gz"."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
-
-
-def stem(path: Path) -> str:
-    """A file's name without its suffix.
-
-    Example:
-        >>> stem(Path("labels/case.01.nii.gz"))
-        'case.01'
-    """
-    return path.name[: len(path.name) - len(suffix(path))]
-
-
-def _nifti(path: Path, picture: bool) -> Stored:
-    with _stream(path) as stream:
-        header = _nifti_header(path, stream)
-    shape = tuple(map(int, header.get_data_shape()))
-    channels = shape[3] if len(shape) == 4 else 1
-    space = shape[:3] if len(shape) == 4 else shape
-    grid = checked_grid(
-        path.name,
-        space,
-        header.get_best_affine(),
-        sizes=header.get_zooms()[: len(space)],
-        nifti=header,
-    )
-    dtype = header.get_data_dtype()
-    if dtype.kind not in "biuf":
-        raise BadVolume(f"{path.name}: holds colours or complex numbers ({dtype}); expected one "
-                        f"number per voxel.")  # fmt: skip
-    promised = header.get_data_offset() + math.prod(shape) * dtype.itemsize
-    held = path.stat().st_size * (1032 if suffix(path) == ".nii.gz" else 1)  # DEFLATE's best
-    if promised > held:
+def _itk(path: Path, picture: bool) -> Stored:
+    """NRRD and MetaImage, whose positions count to the left and to the back (LPS)."""
+    try:
+        itk: Any = import_module("SimpleITK")
+    except ImportError as error:
         raise BadVolume(
-            f"{path.name}: is cut short: its header promises {promised} bytes, more than a file of "
-            f"{path.stat().st_size} bytes holds. Export or copy it again."
-        )
-    return Stored(grid, channels, partial(_nifti_blocks, path, header, grid.shape))
+            f"{path.name}: {suffix(path)} files are read with SimpleITK, which is not installed: "
+            f"pip install 'segloss-monai[nrrd]'"
+        ) from error
+    reader = itk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    shape = reader.GetSize()
+    axes = min(len(shape), 3)
+    affine = np.eye(4)
+    directions = np.reshape(reader.GetDirection(), (len(shape), len(shape)))[:axes, :axes]
+    affine[:axes, :axes] = directions * np.array(reader.GetSpacing()[:axes])
+    affine[:axes, 3] = reader.GetOrigin()[:axes]
+    affine[:2] = 0.0 - affine[:2]
+    grid = checked_grid(path.name, shape[:3], affine)
+
+    def blocks() -> Iterator[np.ndarray]:
+        with naming(path):
+            image = reader.Execute()
+            array = itk.GetArrayViewFromImage(image)
+            if image.GetNumberOfComponentsPerPixel() > 1:
+                array = array[..., 0]
+            yield from slabs(path, array.T[..., 0] if len(shape) > 3 else array.T)
+
+    return Stored(grid, reader.GetNumberOfComponents() * math.prod(shape[3:]), blocks)
 
 
-def _nifti_header(path: Path, stream: IO[bytes]) -> Header:
-    start = stream.read(4)
-    for kind, size in ((nib.Nifti1Header, 348), (nib.Nifti2Header, 540)):
-        if size in (int.from_bytes(start, "little"), int.from_bytes(start, "big")):
-            block = start + stream.read(size - 4)
-            if len(block) < size:
-                raise BadVolume(f"{path.name}: is cut short within its header. Copy it again.")
-            header = kind(block, check=False)
-            if bytes(header["magic"])[:2] == b"n+":
-                return header
-    raise BadVolume(
-        f"{path.name}: is not a NIfTI file, whatever its name says; it begins with {start!r}. "
-        f"Export it again."
-    )
+def _flat(path: Path, picture: bool) -> Stored:
+    """PNG and photographs."""
+    with _photograph(path) as image:
+        grid = Grid(image.size, np.eye(4))
+        bands = len(image.getbands())
 
-
-def _nifti_blocks(path: Path, header: Header, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    dtype = header.get_data_dtype()
-    slope, intercept = header.get_slope_inter()
-    plane = math.prod(shape[:-1])
-    step = max(1, BLOCK // (plane * dtype.itemsize))
-    with naming(path), _stream(path) as stream:
-        stream.seek(header.get_data_offset())
-        for start in range(0, shape[-1], step):
-            planes = min(step, shape[-1] - start)
-            block = np.empty(plane * planes, dtype)
-            _fill(path, stream, block, start * plane, math.prod(shape))
-            if (slope or 1.0, intercept or 0.0) != (1.0, 0.0):
-                block = block * np.float64(slope) + np.float64(intercept or 0.0)
-            yield block.reshape((*shape[:-1], planes), order="F")
-        while stream.read(BLOCK):  # gzip compares its checksum when it comes to the end
-            pass
-
-
-def _fill(path: Path, stream: IO[bytes], block: np.ndarray, done: int, voxels: int) -> None:
-    """Read until the block is full."""
-    wanted = block.view(np.uint8).data
-    got = 0
-    while got < len(wanted):
-        try:
-            count = stream.readinto(wanted[got:])  # type: ignore[attr-defined]
-        except EOFError:
-            count = 0
-        if not count:
-            raise BadVolume(
-                f"{path.name}: is cut short: it ends after {done + got // block.itemsize} of "
-                f"{voxels} voxels. Export or copy it again."
+    def blocks() -> Iterator[np.ndarray]:
+        with naming(path), _photograph(path) as image:
+            colours = bands > 1 or image.mode == "P"
+            yield from slabs(
+                path, np.asarray(image.convert("L") if colours and picture else image).T
             )
-        got += count
+
+    return Stored(grid, bands, blocks)
 
 
 @contextmanager
-def _stream(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked if its name says that they are packed."""
-    packed = suffix(path) == ".nii.gz"
-    with path.open("rb") as raw:
-        magic = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        if packed and not magic:
+def _photograph(path: Path) -> Iterator[Image.Image]:
+    kinds = ("PNG",) if suffix(path) == ".png" else ("JPEG", "BMP")
+    try:
+        with warnings.catch_warnings():  # of many pixels, which labels of whole slides have
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=kinds)
+    except Image.DecompressionBombError as error:
+        raise BadVolume(
+            f"{path.name}: has more pixels than Pillow opens ({error}). Save it as TIFF."
+        ) from error
+    with image:
+        yield image
+
+
+def _tiff(path: Path, picture: bool) -> Stored:
+    """One image, or a stack: width, height, and the pages as the third axis.
+
+    Sizes of pixels are not taken from the file: those that there are mostly mean print.
+    """
+    with tifffile.TiffFile(path) as file:
+        file.filehandle.seek(file.pages.next_page_offset)
+        if any(file.filehandle.read(file.tiff.offsetsize)):  # tifffile would do without the rest
+            raise EOFError
+        if len(file.series) != 1:
             raise BadVolume(
-                f"{path.name}: is not compressed with gzip, though its name ends in .gz. Rename it "
-                f"if it is a .nii file, or export it again."
+                f"{path.name}: holds {len(file.series)} images of different kinds; expected one, or "
+                f"a stack of equal ones. Save each as a file of its own."
             )
-        if magic and not packed:
-            raise BadVolume(f"{path.name}: is compressed with gzip. Rename it to end in .nii.gz.")
-        if not packed:
-            yield raw
-            return
-        with gzip.GzipFile(fileobj=raw, mode="rb") as stream:
-            yield stream  # type: ignore[misc]
+        axes, shape = file.series[0].axes, file.series[0].shape
+    colours = axes.endswith("S")
+    space = axes.removesuffix("S")
+    if space not in {"YX", "ZYX", "QYX", "IYX"}:
+        raise BadVolume(
+            f"{path.name}: has the axes {axes}; expected YX, or ZYX for a stack. Save each time and "
+            f"channel as a file of its own."
+        )
+    grid = Grid(shape[: len(space)][::-1], np.eye(4))
+
+    def blocks() -> Iterator[np.ndarray]:
+        with naming(path), tifffile.TiffFile(path) as file:
+            try:
+                array = file.series[0].asarray()
+            except ValueError as error:
+                if "imagecodecs" not in str(error):
+                    raise
+                kind = file.series[0].keyframe.compression.name
+                raise BadVolume(
+                    f"{path.name}: is compressed with {kind}, which needs a further package: pip "
+                    f"install imagecodecs"
+                ) from error
+            yield from slabs(path, (_brightness(array) if colours else array).T)
+
+    return Stored(grid, shape[-1] if colours else 1, blocks)
+
+
+def _brightness(colours: np.ndarray) -> np.ndarray:
+    """Of red, green, blue and perhaps more; of fewer, the first is it."""
+    if colours.shape[-1] < 3:
+        return colours[..., 0]
+    return np.asarray(colours[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))
 
 
 LABELS: dict[str, Callable[[Path, bool], Stored]] = {
-    ".nii.gz": _nifti,
-    ".nii": _nifti,
+    ".nii.gz": read_nifti,
+    ".nii": read_nifti,
+    ".nrrd": _itk,
+    ".mha": _itk,
+    ".mhd": _itk,
+    ".png": _flat,
+    ".tif": _tiff,
+    ".tiff": _tiff,
 }
-PICTURES: dict[str, Callable[[Path, bool], Stored]] = {}
+PICTURES: dict[str, Callable[[Path, bool], Stored]] = dict.fromkeys(
+    (".jpg", ".jpeg", ".bmp"), _flat
+)

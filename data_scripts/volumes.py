@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segloss.data_scripts.formats import LABELS, PICTURES, opened, stem, suffix
+from segloss.data_scripts.formats import LABELS, PICTURES, opened
 from segloss.data_scripts.grids import BadVolume, Grid, Unit
+from segloss.data_scripts.stored import stem, suffix
 from segloss.data_scripts.writing import map_files, read_map, write_map
 
 __all__ = [
@@ -72,8 +73,8 @@ def read_label(path: Path) -> Volume:
     stored = opened(path, picture=False)
     if stored.channels != 1:
         raise BadVolume(
-            f"{path.name}: holds {stored.channels} channels; expected one label per voxel. Save "
-            f"the labels as one number each, or each channel as a file of its own."
+            f"{path.name}: holds {stored.channels} channels (or time points); expected one label "
+            f"per voxel. Save the labels as one number each, or each channel in a file of its own."
         )
     labels = np.empty(stored.grid.shape, np.uint8)
     start = 0

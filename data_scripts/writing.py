@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from segloss.data_scripts.formats import BLOCK, stem
 from segloss.data_scripts.grids import Grid, Header
+from segloss.data_scripts.stored import BLOCK, stem
 
 __all__ = ["map_files", "read_map", "write_map"]
 
