@@ -7,7 +7,7 @@ from math import log, sqrt
 
 import edt
 import numpy as np
-from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt
 
 from segloss.transforms.arrays import (
     DistanceMap,
@@ -28,6 +28,7 @@ from segloss.transforms.arrays import (
 )
 from segloss.transforms.components import numbered
 from segloss.transforms.kernels.distance import squared_distance
+from segloss.transforms.kernels.nearest import nearest_two
 
 __all__ = ["boundary_band", "boundary_weight", "signed_distance"]
 
@@ -216,19 +217,7 @@ def _squares(
 
 def _squares_to_two(instances: LabelMap, size: tuple[float, ...], reach: float) -> DistanceMap:
     """The square of d1 + d2, the distances to the nearest two instances; infinite beyond `reach`."""
-    nearest = np.full(instances.shape, np.inf, dtype=np.float32)
-    second = nearest.copy()
-    # An instance makes a difference in the box around it only: what is further is beyond `reach`.
-    for number, box in enumerate(find_objects(instances), start=1):
-        around = grown(box, reach, size)
-        mask = instances[around] == number
-        squares = squared_distance(mask, size)
-        squares[mask] = 0
-        closest, next_closest = nearest[around], second[around]
-        nearer = squares < closest
-        np.minimum(next_closest, squares, out=next_closest, where=~nearer)
-        np.copyto(next_closest, closest, where=nearer)
-        np.copyto(closest, squares, where=nearer)
+    nearest, second = nearest_two(instances, size, reach)
     both = np.sqrt(nearest, out=nearest)
     both += np.sqrt(second, out=second)
     return np.square(both, out=both)

@@ -12,9 +12,11 @@ from skimage.morphology import skeletonize
 
 from segloss.transforms.functional import (
     boundary_band,
+    centreline,
     downsample,
     signed_distance,
     skeleton,
+    tube,
     tubed_skeleton,
 )
 from tests.reference.maps import box_distance, published_distance, published_tube
@@ -74,6 +76,33 @@ class TestTube:
     def test_minus_one_can_be_the_label_to_ignore(self) -> None:
         labels = np.array([[1, 1, -1, 1, 1]])
         assert_array_equal(tubed_skeleton(labels, ignore=-1), [[1, 1, 0, 1, 1]])
+
+
+class TestCentreline:
+    @given(label_maps, st.booleans())
+    def test_is_the_skeleton_labelled(self, labels: np.ndarray, per_class: bool) -> None:
+        masks = [labels == c for c in (1, 2, 3)] if per_class else [labels > 0]
+        on_line = np.any([skeletonize(mask) for mask in masks], axis=0)
+        line = centreline(labels, per_class=per_class)
+        assert line.dtype == labels.dtype
+        assert_array_equal(line, np.where(on_line, labels, 0))
+        assert_array_equal(line, tubed_skeleton(labels, radius=0, per_class=per_class))
+
+    @given(label_maps, st.integers(0, 3), st.booleans(), st.sampled_from([None, 2]))
+    def test_with_a_tube_around_it_is_the_tubed_skeleton(
+        self, labels: np.ndarray, radius: int, per_class: bool, ignore: int | None
+    ) -> None:
+        line = centreline(labels, per_class=per_class, ignore=ignore)
+        around = tube(line, labels, radius=radius, per_class=per_class, ignore=ignore)
+        expected = tubed_skeleton(labels, radius=radius, per_class=per_class, ignore=ignore)
+        assert_array_equal(around, expected)
+
+    @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
+    def test_tube_of_every_dtype(self, dtype: type) -> None:
+        labels = np.random.default_rng(0).random((9, 8, 7)) < 0.7
+        around = tube(centreline(labels), labels.astype(dtype), radius=2)
+        assert around.dtype == dtype
+        assert_array_equal(around, published_tube(labels))
 
 
 class TestDistance:
@@ -195,6 +224,9 @@ MASK = FLAT.astype(bool)
             ValueError,
             "labels holds 70000: class by class, ids up to 65535",
         ),
+        (lambda: tube(FLAT[:2], FLAT, radius=1), ValueError, r"shape \(2, 5\), but labels have \(4,"),
+        (lambda: tube(FLAT + 1, FLAT, radius=1), ValueError, "holds 1 where labels hold 0: pass"),
+        (lambda: tube(FLAT, FLAT, radius=-1), ValueError, "radius must be 0 or more, got -1"),
         (lambda: signed_distance(MASK, spacing=0), ValueError, "spacing .* above 0, got 0.0"),
         (lambda: signed_distance(MASK, spacing=(1, -2)), ValueError, "spacing .* above 0, got -2"),
         (lambda: signed_distance(MASK, spacing=np.inf), ValueError, "must be a finite number"),

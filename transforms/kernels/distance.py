@@ -123,10 +123,9 @@ def squared_distance(labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarr
     Returns:
         float32, the shape of `labels`; infinite if there is one label only. Sums are float64.
     """
-    if labels.itemsize == 1:  # the kernel is compiled for these two alone
-        labels = labels.view(np.uint8)
-    else:
-        labels = labels.astype(np.int32, copy=False)
+    # The kernel is compiled for these two dtypes alone.
+    small = labels.itemsize == 1
+    labels = labels.view(np.uint8) if small else labels.astype(np.int32, copy=False)
     squares = np.full(labels.shape, np.inf, dtype=np.float32)
     for axis in reversed(range(labels.ndim)):
         # Any axis is the middle one of three, once those before and after are merged.
