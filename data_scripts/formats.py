@@ -121,7 +121,7 @@ def _tiff(path: Path, picture: bool) -> Stored:
     Sizes of pixels are not taken from the file: those that there are mostly mean print.
     """
     with tifffile.TiffFile(path) as file:
-        file.filehandle.seek(file.pages.next_page_offset)
+        file.filehandle.seek(file.pages.next_page_offset or 0)
         if any(file.filehandle.read(file.tiff.offsetsize)):  # tifffile would do without the rest
             raise EOFError
         if len(file.series) != 1:
@@ -146,10 +146,9 @@ def _tiff(path: Path, picture: bool) -> Stored:
             except ValueError as error:
                 if "imagecodecs" not in str(error):
                     raise
-                kind = file.series[0].keyframe.compression.name
                 raise BadVolume(
-                    f"{path.name}: is compressed with {kind}, which needs a further package: pip "
-                    f"install imagecodecs"
+                    f"{path.name}: is compressed in a way that needs a further package: pip install "
+                    f"imagecodecs"
                 ) from error
             yield from slabs(path, (_brightness(array) if colours else array).T)
 

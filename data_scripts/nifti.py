@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +28,7 @@ def read_nifti(path: Path, picture: bool) -> Stored:
         path.name,
         space,
         header.get_best_affine(),
-        sizes=header.get_zooms()[: len(space)],
+        sizes=[float(size) for size in header.get_zooms()[: len(space)]],
         nifti=header,
     )
     dtype = header.get_data_dtype()
@@ -43,7 +43,7 @@ def read_nifti(path: Path, picture: bool) -> Stored:
     return Stored(grid, channels, partial(_nifti_blocks, path, header, grid.shape))
 
 
-def _nifti_header(path: Path, stream: IO[bytes]) -> Header:
+def _nifti_header(path: Path, stream: BufferedIOBase) -> Header:
     start = stream.read(4)
     kinds: dict[int, type[Header]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
     for size, kind in kinds.items():
@@ -77,19 +77,19 @@ def _nifti_blocks(path: Path, header: Header, shape: tuple[int, ...]) -> Iterato
             pass
 
 
-def _fill(stream: IO[bytes], block: np.ndarray) -> None:
+def _fill(stream: BufferedIOBase, block: np.ndarray) -> None:
     """Read until the block is full."""
     wanted = block.view(np.uint8).data
     got = 0
     while got < len(wanted):
-        count = stream.readinto(wanted[got:])  # type: ignore[attr-defined]
+        count = stream.readinto(wanted[got:])
         if not count:
             raise EOFError
         got += count
 
 
 @contextmanager
-def _stream(path: Path) -> Iterator[IO[bytes]]:
+def _stream(path: Path) -> Iterator[BufferedIOBase]:
     """The bytes of a file, unpacked if its name says that they are packed."""
     packed = suffix(path) == ".nii.gz"
     with path.open("rb") as raw:
@@ -106,4 +106,4 @@ def _stream(path: Path) -> Iterator[IO[bytes]]:
             yield raw
             return
         with gzip.GzipFile(fileobj=raw, mode="rb") as stream:
-            yield stream  # type: ignore[misc]
+            yield stream

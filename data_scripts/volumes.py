@@ -115,7 +115,7 @@ def _whole_numbers(name: str, block: np.ndarray, start: int) -> np.ndarray:
         start: Index of the first of them, for messages.
     """
     if block.dtype.kind == "b":
-        return block.view(np.uint8)
+        return block.astype(np.uint8)  # a view may hold 255 for True
     low, high = block.min(), block.max()  # NaN if there is one
     if block.dtype.kind == "f" and not (
         np.isfinite(high - low) and (block == np.rint(block)).all()

@@ -5,8 +5,9 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -88,17 +89,12 @@ def write_map(
     header = _header(grid, count // len(files), stored, step, description)
     waiting = iter(channels)
     with _appearing(files) as unfinished:
-        done = 0
         for file in unfinished:
             with _packed(file) as stream:
                 stream.write(header)
                 for _ in range(count // len(files)):
-                    channel = next(waiting, None)
-                    if channel is None:
-                        raise ValueError(f"{path.name}: got {done} channels, expected {count}")
-                    for block in _blocks(path.name, channel, grid.shape, stored, step):
-                        stream.write(block.data)
-                    done += 1
+                    # by no name here, or it would stay while the next is made
+                    _write_channel(stream, path.name, next(waiting, None), grid.shape, stored, step)
         if next(waiting, None) is not None:
             raise ValueError(f"{path.name}: got more than {count} channels")
         return sum(file.stat().st_size for file in unfinished)
@@ -108,7 +104,7 @@ def read_map(path: Path | Sequence[Path]) -> np.ndarray:
     """Read a map that `write_map` wrote, or the files of one.
 
     Returns:
-        (K, *S), integers, or float32 if the file holds multiples of a step.
+        (K, *S): integers, or float32 if the file holds floats or multiples of a step.
     """
     files = (path,) if isinstance(path, Path) else tuple(path)
     channels = []
@@ -149,10 +145,17 @@ def _header(
     return bytes(header.binaryblock) + bytes(4)  # no extensions
 
 
-def _blocks(
-    name: str, channel: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any], step: float | None
-) -> Iterator[np.ndarray]:
-    """A channel's numbers as the file holds them: the first axis varies fastest."""
+def _write_channel(
+    stream: BufferedIOBase,
+    name: str,
+    channel: np.ndarray | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    step: float | None,
+) -> None:
+    """Write a channel's numbers as the file holds them: the first axis varies fastest."""
+    if channel is None:
+        raise ValueError(f"{name}: got fewer channels than count says")
     if channel.shape != shape:
         raise ValueError(f"{name}: a channel has shape {channel.shape}, expected {shape}")
     if step is None and not np.can_cast(channel.dtype, dtype, "safe"):
@@ -168,7 +171,7 @@ def _blocks(
                     f"{name}: values from {low * step:.6g} to {high * step:.6g} are not multiples "
                     f"of {step:g} that {dtype} holds. Limit them (clip), or use a larger step."
                 )
-        yield block.astype(dtype, copy=False).ravel(order="F")
+        stream.write(block.astype(dtype, copy=False).ravel(order="F").data)
 
 
 @contextmanager
@@ -185,11 +188,11 @@ def _appearing(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _packed(file: Path) -> Iterator[IO[bytes]]:
+def _packed(file: Path) -> Iterator[BufferedIOBase]:
     """A stream that compresses into a file, which is on the disk when the stream is closed."""
     with file.open("wb") as raw:
         # without a name and a time in it, equal maps make equal files
         with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
         raw.flush()
         os.fsync(raw.fileno())
