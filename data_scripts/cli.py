@@ -2,6 +2,7 @@
 
 import typer
 
+from segloss.data_scripts.inspection import inspect
 from segloss.data_scripts.phantoms import phantom
 from segloss.data_scripts.preprocess import preprocess
 
@@ -9,6 +10,7 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command()(preprocess)
+app.command()(inspect)
 app.command()(phantom)
 
 
