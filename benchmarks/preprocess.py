@@ -19,7 +19,6 @@ Memory is the most that a process of its own takes for a case beyond what it too
 """
 
 import argparse
-import resource
 import shutil
 import statistics
 import subprocess
@@ -102,10 +101,16 @@ def measured(labels: str, name: str) -> None:
         array[4:12, 4:12, 4:12] = 1
         nib.save(nib.Nifti1Image(array, np.eye(4)), small)
         ours(open_dataset(folder, classes=2), Path(folder) / "out")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
+        before = _peak()
         record = work(Task(case, dataset.classes, RECIPES, Path(folder) / "out"))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) * 1024 / (4 * float(np.prod(record.shape))))
+    print((_peak() - before) / (4 * float(np.prod(record.shape))))
+
+
+def _peak() -> int:
+    """The most memory this process has had, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def convert(source: Path, labels: Path, largest: float) -> None:
@@ -132,7 +137,9 @@ def main() -> None:
         convert(arguments.folder, labels, arguments.largest)
         dataset = open_dataset(str(labels), classes=2)
         ours(dataset, out / "warm-up")
-        table = Table("case", "Mvoxel", "plain, s", "segloss, s", "times faster", "memory, × float32")
+        table = Table(
+            "case", "Mvoxel", "plain, s", "segloss, s", "times faster", "memory, × float32"
+        )
         times: dict[str, list[tuple[float, float]]] = {case.name: [] for case in dataset.cases}
         for _ in track(range(arguments.repeats), "In turn", console=Console(stderr=True)):
             for case in dataset.cases:
@@ -144,7 +151,9 @@ def main() -> None:
                 times[case.name].append((loop, time.perf_counter() - start))
                 assert record.error is None, record.error
         for case in dataset.cases:
-            loop, mine = (statistics.median(column) for column in zip(*times[case.name], strict=True))
+            loop, mine = (
+                statistics.median(column) for column in zip(*times[case.name], strict=True)
+            )
             ratio = statistics.median(one / other for one, other in times[case.name])
             voxels = np.prod(nib.Nifti1Image.from_filename(case.label).shape) / 1e6
             table.add_row(

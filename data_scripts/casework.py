@@ -56,7 +56,6 @@ class Task:
         return {name: {**asdict(recipe), **classes} for name, recipe in self.recipes.items()}  # type: ignore[call-overload]
 
 
-
 def work(task: Task) -> Record:
     """Make the maps of a case that are not there yet or not up to date.
 
@@ -72,9 +71,7 @@ def work(task: Task) -> Record:
         record = replace(record, digest=_digest(task.case.label))
         valid = _valid(task, record.digest)
         if task.known is not None and not task.recipes.keys() - valid:
-            return replace(
-                task.known, label=record.label, images=record.images, part=record.part
-            )
+            return replace(task.known, label=record.label, images=record.images, part=record.part)
         record = _made(task, record, valid)
     except (BadVolume, OSError, ValueError, TypeError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -277,10 +274,8 @@ def _classes(
 def _parts(label: Label) -> Iterator[tuple[int, Mask, Mask]]:
     """Each class or region that there is, and its centreline, cut out with a margin of a voxel."""
     if len(label.channels) > 1:
-        for number, (channel, line) in enumerate(
-            zip(label.channels, label.centrelines, strict=True), start=1
-        ):
-            mask = channel == 1
+        for number, line in enumerate(label.centrelines, start=1):
+            mask: Mask = label.channels[number - 1] == 1
             if mask.any():
                 around = _around(bounding_box(mask))
                 yield number, mask[around], line[around] > 0
@@ -296,4 +291,5 @@ def _around(box: Box) -> Box:
 
 
 def _radii(mask: Mask, line: Mask, spacing: tuple[float, ...] | None) -> Array:
-    return -signed_distance(mask, spacing=spacing)[line]
+    distances: Array = signed_distance(mask, spacing=spacing)[line]
+    return -distances

@@ -155,9 +155,7 @@ def _run(
     for leftover in out.rglob(".unfinished-*"):  # of a run that was killed
         leftover.unlink(missing_ok=True)
     tasks = [
-        Task(
-            case, dataset.classes, recipes, out.resolve(), manifest.records.get(case.name), force
-        )
+        Task(case, dataset.classes, recipes, out.resolve(), manifest.records.get(case.name), force)
         for case in dataset.cases
     ]
     count: Counter[str] = Counter()
@@ -225,7 +223,9 @@ def _check_classes(dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:
             f"{case.label.name}, for one, holds the labels {seen}, which makes --classes "
             f"{max(int(found[-1]) + 1, 2)}"
         )
-    raise SourceError("distance maps need the number of classes: pass --classes, background included")
+    raise SourceError(
+        "distance maps need the number of classes: pass --classes, background included"
+    )
 
 
 def _bytes(size: str | None) -> int:

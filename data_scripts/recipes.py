@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,6 @@ class Skeleton(Recipe):
 
     def __post_init__(self) -> None:
         whole("radius", self.radius, least=0)
-        _switch("per_class", self.per_class)
 
     def dtype(self, label: Label) -> npt.DTypeLike:
         return np.uint8 if len(label.channels) > 1 else label.channels[0].dtype
@@ -109,11 +109,9 @@ class Distance(Recipe):
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        _switch("background", self.background)
         one_of("convention", self.convention, Convention)
         if self.clip is not None:
             positive("clip", self.clip)
-        _switch("normalize", self.normalize)
 
     @property
     def exact(self) -> bool:
@@ -269,9 +267,10 @@ class Config:
             maps = dict.fromkeys(maps)
         _table("maps", maps)
         for name in ("classes", "ignore"):
-            value = content.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise RecipeError(f"{name} must be a whole number, got {value!r}")
+            _check_type(name, content.get(name), int | None)
+        _known("maps", maps, RECIPES)
+        for name, options in maps.items():
+            _table(name, options or {})
         return cls(**{**content, "maps": {name: maps[name] or {} for name in maps}})
 
     def recipes(self, names: str | None = None) -> dict[str, Recipe]:
@@ -287,15 +286,17 @@ class Config:
             wanted = list(self.maps) or ["skeleton", "distance"]
         else:
             wanted = [name.strip() for name in names.split(",")]
-        _known("--maps" if names else "maps", wanted, RECIPES)
+        _known("--maps", wanted, RECIPES)
         found = {}
         for name in wanted:
             options, kind = self.maps.get(name, {}), RECIPES[name]
-            _table(name, options)
-            _known(name, options, [each.name for each in fields(kind)])  # type: ignore[arg-type]
+            expected = get_type_hints(kind)
+            _known(name, options, expected)
+            for option, value in options.items():
+                _check_type(f"{name}: {option}", value, expected[option])
             try:
                 found[name] = kind(**options)
-            except (TypeError, ValueError) as error:
+            except ValueError as error:
                 raise RecipeError(f"{name}: {error}") from error
         return found
 
@@ -313,6 +314,19 @@ def _known(place: str, names: Iterable[Any], known: Iterable[str]) -> None:
             raise RecipeError(f"{place}: {name!r} is unknown; {hint}known: {', '.join(known)}")
 
 
-def _switch(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be true or false, got {value!r}")
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    NoneType: "null",
+}
+
+
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    """Raise unless a value of the file is of the type that a field is annotated with."""
+    kinds = get_args(expected) or (expected,)
+    kind = float if type(value) is int and float in kinds else type(value)
+    if kind not in kinds:
+        words = " or ".join(_WORDS[kind] for kind in kinds)
+        raise RecipeError(f"{name} must be {words}, got {value!r}")

@@ -1,6 +1,6 @@
 """One function over many cases: in this process, in several, or on a cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
@@ -27,7 +27,7 @@ class WorkerDied(RuntimeError):
 
 def results(
     work: Callable[[T], R], tasks: Sequence[T], *, jobs: int = 1, scheduler: str | None = None
-) -> Iterator[tuple[T, R | WorkerDied]]:
+) -> Generator[tuple[T, R | WorkerDied]]:
     """What `work` makes of each task, as it comes.
 
     Args:
@@ -54,7 +54,7 @@ def results(
 
 def _in_processes(
     work: Callable[[T], R], tasks: Sequence[T], jobs: int
-) -> Iterator[tuple[T, R | WorkerDied]]:
+) -> Generator[tuple[T, R | WorkerDied]]:
     left = dict(enumerate(tasks))
     while left:
         begun: list[int] = []
@@ -88,7 +88,7 @@ def _numbered(work: Callable[[T], R], number: int, task: T) -> tuple[int, R]:
 
 def _on_cluster(
     work: Callable[[T], R], tasks: Sequence[T], address: str
-) -> Iterator[tuple[T, R | WorkerDied]]:
+) -> Generator[tuple[T, R | WorkerDied]]:
     try:
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:

@@ -58,7 +58,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match="is .* what `segloss preprocess --out` was given"):
+    with pytest.raises(FolderError, match=r"is .* what `segloss preprocess --out` was given"):
         read_manifest(tmp_path)
 
 
