@@ -178,22 +178,21 @@ class _Regions(Sequence[np.ndarray]):
         return (self[index] for index in range(len(self)))
 
 
-def declared_by_monai(labels: Any, where: str) -> Classes:
+def declared_by_monai(datalist: Mapping[str, Any], where: str) -> Classes:
     """Read "labels" of a datalist: ``{"0": "background", "1": "vessel"}``, or a list of names.
 
-    Args:
-        labels: As the JSON file has it; None if it has none.
-        where: The file's name, for messages.
+    What a list has kept from nnU-Net's dataset.json is read as nnU-Net reads it.
 
     Raises:
         SourceError: If it is none of that.
     """
+    labels = datalist.get("labels")
     if not labels:
         return UNKNOWN
+    if isinstance(labels, dict) and "background" in labels:
+        return declared_by_nnunet(datalist, where)
     if isinstance(labels, list):
         labels = {str(value): name for value, name in enumerate(labels)}
-    elif isinstance(labels, dict) and all(type(value) is int for value in labels.values()):
-        labels = {str(value): name for name, value in labels.items()}  # nnU-Net's way round
     if not isinstance(labels, dict) or not all(
         isinstance(name, str) and value.isdecimal() for value, name in labels.items()
     ):

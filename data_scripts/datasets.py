@@ -202,7 +202,7 @@ def _listed(listing: Path) -> Dataset:
         )
         cases.append(Case(_name(label, top), label, images, part, item))
     header = {key: value for key, value in content.items() if key not in {*parts, *COUNTS}}
-    classes = declared_by_monai(content.get("labels"), str(listing))
+    classes = declared_by_monai(content, str(listing))
     return Dataset(_ordered(cases), classes, listing, "datalist", base, header)
 
 
@@ -246,7 +246,8 @@ def _of_nnunet(listing: Path, base: Path, content: dict[str, Any]) -> Dataset:
         entry["label"] = label
         paths = tuple(_absolute(base, image) for image in images)
         cases.append(Case(name, _absolute(base, label), paths, "training", entry))
-    header = {key: value for key, value in content.items() if key not in {"dataset", *COUNTS}}
+    layout = {"dataset", "file_ending", "overwrite_image_reader_writer", *COUNTS}
+    header = {key: value for key, value in content.items() if key not in layout}
     return Dataset(_ordered(cases), classes, listing, "nnunet", base, header)
 
 
