@@ -218,9 +218,10 @@ def _squares(
 def _squares_to_two(instances: LabelMap, size: tuple[float, ...], reach: float) -> DistanceMap:
     """The square of d1 + d2, the distances to the nearest two instances; infinite beyond `reach`."""
     nearest, second = nearest_two(instances, size, reach)
-    both = np.sqrt(nearest, out=nearest)
+    both: DistanceMap = np.sqrt(nearest, out=nearest)
     both += np.sqrt(second, out=second)
-    return np.square(both, out=both)
+    both *= both
+    return both
 
 
 def _to_faces(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:

@@ -34,7 +34,16 @@ def near_boundaries(
         if other.any():
             here = known & (labels == c)
             distance[here] = box_distance(other, spacing)[here]
-    return np.asarray(1 + strength * np.exp(-(distance**2) / (2 * sigma**2))) * known
+    weight: np.ndarray = known * (1 + strength * np.exp(-(distance**2) / (2 * sigma**2)))
+    return weight
+
+
+def real_crops(data: Path) -> list[tuple[np.ndarray, tuple[float, ...]]]:
+    """The middle of real labels; the plain way would take minutes with all of them."""
+    return [
+        (label[tuple(slice(max(0, n // 2 - 20), n // 2 + 20) for n in label.shape)], spacing)
+        for label, spacing in real_labels(data).values()
+    ]
 
 
 class TestDistance:
@@ -59,7 +68,7 @@ class TestDistance:
         assert_allclose(weight, expected, rtol=1e-5)
 
     def test_on_real_labels(self, real_data: Path) -> None:
-        for labels, spacing in real_labels(real_data).values():
+        for labels, spacing in real_crops(real_data):
             weight = boundary_weight(labels, spacing=spacing, sigma=2)
             known = np.ones(labels.shape, dtype=bool)
             expected = near_boundaries(labels, known, spacing, 10, 2)
@@ -100,7 +109,7 @@ class TestUnet:
             assert (boundary_weight(label, kind="unet") == 1).all()
 
     def test_on_real_labels(self, real_data: Path) -> None:
-        for labels, spacing in real_labels(real_data).values():
+        for labels, spacing in real_crops(real_data):
             weight = boundary_weight(labels, kind="unet", spacing=spacing)
             expected = weight_near_two(components(labels, 3), spacing, 10, 5)
             assert_allclose(weight, expected, rtol=1e-5)
