@@ -74,7 +74,7 @@ class Grid:
             >>> near.same_place(near) is None
             True
             >>> near.same_place(far)
-            'the voxel sizes differ: 1 x 1 mm and 1 x 1.5 mm'
+            'the voxel sizes differ: 1 x 1 and 1 x 1.5 mm'
         """
         if self.shape != other.shape:
             return f"the shapes differ: {self.shape} and {other.shape}"
