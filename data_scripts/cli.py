@@ -3,6 +3,7 @@
 import typer
 
 from segloss.data_scripts.inspection import inspect
+from segloss.data_scripts.nnunet import nnunet_app
 from segloss.data_scripts.phantoms import phantom
 from segloss.data_scripts.preprocess import preprocess
 
@@ -12,6 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.command()(preprocess)
 app.command()(inspect)
 app.command()(phantom)
+app.add_typer(nnunet_app, name="nnunet")
 
 
 @app.callback()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "TRAINERS",
     "BoundaryMixin",
     "SegLossMixin",
     "SkeletonRecallMixin",
@@ -28,6 +29,9 @@ __all__ = [
     "nnUNetTrainerSkeletonRecallBoundary",
     "trainer_folder",
 ]
+
+TRAINERS = tuple(name for name in __all__ if name.startswith("nnUNetTrainer"))
+"""What goes behind ``-tr``."""
 
 
 def trainer_folder() -> Path:

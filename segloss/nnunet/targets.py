@@ -107,13 +107,13 @@ def unpacked(
 
 
 def _stored(name: str, channel: np.ndarray) -> Tensor:
-    if channel.dtype.kind != "f":
-        return torch.from_numpy(channel)
-    with np.errstate(over="ignore"):
-        halves = channel.astype(np.float16)
-    if not np.isfinite(halves).all():
+    values = torch.from_numpy(channel)
+    if not values.is_floating_point():
+        return values
+    least, most = (float(bound) for bound in values.aminmax())
+    if max(-least, most) > torch.finfo(torch.float16).max:
         raise OverflowError(
-            f"the {name} map reaches {abs(channel).max():g}, but is kept in half precision, up to "
-            "65504: clip it, or measure it in voxels"
+            f"the {name} map goes from {least:g} to {most:g}, but is kept in half precision, which "
+            "ends at 65504: clip it, or measure it in voxels"
         )
-    return torch.from_numpy(halves.view(np.int16))
+    return values.half().view(torch.int16)
