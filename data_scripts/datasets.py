@@ -17,7 +17,7 @@ from segloss.data_scripts.classes import (
     declared_by_monai,
     declared_by_nnunet,
 )
-from segloss.data_scripts.volumes import SUFFIXES, stem, suffix
+from segloss.data_scripts.volumes import IMAGE_SUFFIXES, SUFFIXES, stem, suffix
 
 __all__ = ["Case", "Classes", "Dataset", "SourceError", "open_dataset"]
 
@@ -95,31 +95,48 @@ class Dataset:
         return os.path.relpath(path, folder) if certain or path.exists() else value
 
 
-def open_dataset(source: str, *, classes: int | None = None, ignore: int | None = None) -> Dataset:
+def open_dataset(
+    source: str,
+    *,
+    images: Path | None = None,
+    classes: int | None = None,
+    ignore: int | None = None,
+    besides: Path | None = None,
+) -> Dataset:
     """Find the cases of a data set, and what its labels mean.
 
     Args:
         source: A folder, in which labels are found at any depth; a glob; one label; a datalist as
             MONAI reads it; or a raw data set of nnU-Net, its folder or its dataset.json.
+        images: Where the images of labels without a list are: each bears its label's name, whatever
+            its format, in the same subfolder.
         classes: Number of classes with background, if the source does not say.
         ignore: The label of unknown voxels, if the source does not say.
+        besides: A folder in which there are no labels, wherever it lies.
 
     Raises:
         SourceError: If nothing is found, two labels bear the same name, a list cannot be read, or
             the arguments contradict the source. Files that a list names need not be there.
     """
     path = Path(source)
+    if images is not None and (path.suffix.lower() == ".json" or (path / "dataset.json").is_file()):
+        raise SourceError(f"{source} is a list, which names its images itself: leave {images} out.")
     if path.is_dir():
         listing = path / "dataset.json"
-        found = _listed(listing) if listing.is_file() else _of_files(source, path, _below(path))
+        found = (
+            _listed(listing)
+            if listing.is_file()
+            else _of_files(source, path, _below(path), images, besides)
+        )
     elif path.suffix.lower() == ".json" and path.is_file():
         found = _listed(path)
     elif path.is_file():
-        found = _of_files(source, path.parent, [path])
+        found = _of_files(source, path.parent, [path], images, besides)
     elif glob.has_magic(source):
         # unlike Path.glob, this leaves hidden files alone
-        matches = [Path(match) for match in glob.glob(source, recursive=True)]  # noqa: PTH207
-        found = _of_files(source, _fixed(path), [match for match in matches if match.is_file()])
+        matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207
+        files = [match for match in matches if match.is_file()]
+        found = _of_files(source, _fixed(path), files, images, besides)
     else:
         raise SourceError(
             f"{source} does not exist; expected a folder of labels, a quoted glob, a datalist "
@@ -142,10 +159,14 @@ def _fixed(pattern: Path) -> Path:
     return pattern
 
 
-def _of_files(source: str, base: Path, files: Iterable[Path]) -> Dataset:
+def _of_files(
+    source: str, base: Path, files: Iterable[Path], images: Path | None, besides: Path | None
+) -> Dataset:
     """Labels without a list; whatever ends otherwise is no label."""
     base, files = _absolute(Path.cwd(), base), list(files)
     labels = [_absolute(Path.cwd(), file) for file in files if suffix(file) in SUFFIXES]
+    if besides is not None:
+        labels = [label for label in labels if _absolute(Path.cwd(), besides) not in label.parents]
     if not labels:
         endings = Counter(suffix(file) or "no suffix" for file in files).most_common(3)
         seen = ", ".join(f"{count} with {ending}" for ending, count in endings) or "nothing"
@@ -153,11 +174,35 @@ def _of_files(source: str, base: Path, files: Iterable[Path]) -> Dataset:
             f"{source}: no labels found, but {seen}; expected files that end in one of "
             f"{', '.join(SUFFIXES)}."
         )
-    cases = [
-        Case(_name(label, base), label, (), "training", {"label": str(label.relative_to(base))})
-        for label in labels
-    ]
+    image_of = {} if images is None else _named_images(_absolute(Path.cwd(), images))
+    cases = []
+    for label in labels:
+        name = _name(label, base)
+        entry: dict[str, Any] = {"label": str(label.relative_to(base))}
+        found: tuple[Path, ...] = ()
+        if images is not None:
+            image = _absolute(Path.cwd(), images) / f"{name}{suffix(label)}"  # or what is there
+            found = (image_of.get(name, image),)
+            entry = {"image": os.path.relpath(found[0], base), **entry}
+        cases.append(Case(name, label, found, "training", entry))
     return Dataset(_ordered(cases), UNKNOWN, Path(source), "folder", base, {})
+
+
+def _named_images(folder: Path) -> dict[str, Path]:
+    """The images below a folder, by the name of the case that they belong to."""
+    found: dict[str, Path] = {}
+    for file in _below(folder):
+        if suffix(file) in IMAGE_SUFFIXES:
+            name = _name(file, folder)
+            if name in found:
+                raise SourceError(f"{found[name]} and {file} are both images of {name}. Move one.")
+            found[name] = file
+    if not found:
+        raise SourceError(
+            f"{folder}: no images found; expected files that end in one of "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    return found
 
 
 def _listed(listing: Path) -> Dataset:

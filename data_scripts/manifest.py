@@ -46,7 +46,7 @@ class Record:
     shape: list[int] = field(default_factory=list)
     spacing: list[float] = field(default_factory=list)
     unit: str = "voxel"
-    """Of the spacing and of every length: ``"mm"`` or ``"voxel"``."""
+    """Of the spacing and of every length: ``"mm"``, ``"um"`` or ``"voxel"``."""
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of each class: ``name``, ``voxels``, ``components``, ``centreline_length`` and
     ``thinnest_radius`` (None where there is no centreline)."""

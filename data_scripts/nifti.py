@@ -1,6 +1,5 @@
 """Reading NIfTI files, some planes at a time."""
 
-import gzip
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 
 from segloss.data_scripts.grids import BadVolume, Header, checked_grid
 from segloss.data_scripts.stored import BLOCK, Stored, check_numbers, naming, suffix
@@ -105,5 +105,5 @@ def _stream(path: Path) -> Iterator[BufferedIOBase]:
         if not packed:
             yield raw
             return
-        with gzip.GzipFile(fileobj=raw, mode="rb") as stream:
+        with igzip.IGzipFile(fileobj=raw, mode="rb") as stream:
             yield stream

@@ -40,6 +40,13 @@ def preprocess(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="The folder for the maps; made if need be.")
     ],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the labels' images are, under the labels' names, unless SOURCE says it.",
+        ),
+    ] = None,
     maps: Annotated[
         str | None,
         typer.Option(
@@ -97,7 +104,7 @@ def preprocess(
 
     \b
     Examples:
-      segloss preprocess labels --out maps --classes 2
+      segloss preprocess labels --images images --out maps --classes 2
       segloss preprocess dataset.json --out maps --maps skeleton,band --config maps.yaml
       segloss preprocess nnUNet_raw/Dataset005_Vessels --out maps --jobs 4 --max-memory 16G
       segloss preprocess "data/**/*_seg.nii.gz" --out maps --maps skeleton --strict
@@ -109,6 +116,8 @@ def preprocess(
         recipes = settings.recipes(maps)
         dataset = open_dataset(
             source,
+            images=images,
+            besides=out,
             classes=settings.classes if classes is None else classes,
             ignore=settings.ignore if ignore is None else ignore,
         )

@@ -1,6 +1,5 @@
 """Maps on disk: compressed NIfTI files that are either whole or not there."""
 
-import gzip
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,10 +7,12 @@ from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal import igzip
 
 from segloss.data_scripts.grids import Grid, Header
 from segloss.data_scripts.stored import BLOCK, stem
@@ -177,7 +178,9 @@ def _write_channel(
 @contextmanager
 def _appearing(files: Sequence[Path]) -> Iterator[list[Path]]:
     """Temporary names for files, which get their own when all went well and are gone otherwise."""
-    unfinished = [file.with_name(f".unfinished-{file.name}") for file in files]
+    # A name of its own for each attempt: a killed run may leave a process that goes on for a while.
+    attempt = uuid4().hex[:8]
+    unfinished = [file.with_name(f".unfinished-{attempt}-{file.name}") for file in files]
     try:
         yield unfinished
         for temporary, file in zip(unfinished, files, strict=True):
@@ -192,7 +195,7 @@ def _packed(file: Path) -> Iterator[BufferedIOBase]:
     """A stream that compresses into a file, which is on the disk when the stream is closed."""
     with file.open("wb") as raw:
         # without a name and a time in it, equal maps make equal files
-        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
+        with igzip.IGzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
             yield stream
         raw.flush()
         os.fsync(raw.fileno())

@@ -75,6 +75,39 @@ def test_one_label(tmp_path: Path) -> None:
     assert names(open_dataset(str(tmp_path / "a[1].nii.gz"))) == ["a[1]"]
 
 
+def test_images_bear_the_names_of_their_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "labels/s/a.png", "labels/b.nii.gz", "scans/s/a.jpg", "scans/b.nii.gz")
+    dataset = open_dataset(f"{tmp_path}/labels", images=tmp_path / "scans")
+    assert [case.images for case in dataset.cases] == [
+        (tmp_path / "scans/b.nii.gz",), (tmp_path / "scans/s/a.jpg",)
+    ]  # fmt: skip
+    assert dataset.entry(dataset.cases[1], tmp_path / "out") == {
+        "image": "../scans/s/a.jpg", "label": "../labels/s/a.png"
+    }  # fmt: skip
+
+
+def test_an_image_that_is_missing_fails_its_own_case_later(tmp_path: Path) -> None:
+    touch(tmp_path, "labels/a.nii.gz", "labels/b.nii.gz", "scans/b.nii.gz")
+    first, _ = open_dataset(f"{tmp_path}/labels", images=tmp_path / "scans").cases
+    assert first.images == (tmp_path / "scans/a.nii.gz",)
+
+
+def test_images_that_cannot_be_told_apart_or_are_none(tmp_path: Path) -> None:
+    touch(tmp_path, "labels/a.nii.gz", "scans/a.nii", "scans/a.nii.gz")
+    with pytest.raises(SourceError, match=r"are both images of a\. Move one"):
+        open_dataset(f"{tmp_path}/labels", images=tmp_path / "scans")
+    with pytest.raises(SourceError, match="no images found"):
+        open_dataset(f"{tmp_path}/labels", images=tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="is a list, which names its images itself"):
+        open_dataset(datalist(tmp_path), images=tmp_path / "scans")
+
+
+def test_the_folder_that_maps_are_written_to_holds_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "maps/skeleton/a.nii.gz")
+    for source in (f"{tmp_path}", f"{tmp_path}/**/*.nii.gz"):
+        assert names(open_dataset(source, besides=tmp_path / "maps")) == ["a"]
+
+
 def test_two_labels_of_one_name(tmp_path: Path) -> None:
     touch(tmp_path, "x/a.nii", "x/a.nii.gz")
     with pytest.raises(SourceError, match=r"would both be called x/a\. Rename one") as caught:
@@ -375,7 +408,7 @@ def test_a_declared_label_may_turn_out_to_be_the_ignore_label(tmp_path: Path) ->
         ({"ignore": -1}, "must be 1 or more, got -1"),
     ],
 )
-def test_what_contradicts_a_datalist(tmp_path: Path, said: dict[str, int], words: str) -> None:
+def test_what_contradicts_a_datalist(tmp_path: Path, said: dict[str, Any], words: str) -> None:
     source = datalist(tmp_path)
     assert open_dataset(source, classes=3).classes == open_dataset(source).classes
     with pytest.raises(SourceError, match=words):

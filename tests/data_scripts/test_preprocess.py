@@ -278,6 +278,24 @@ class TestAgain:
         assert (out / "distance" / "case_0.nii.gz").exists()
 
 
+def test_maps_may_lie_among_the_labels(tmp_path: Path) -> None:
+    labels = vessels(tmp_path)
+    for summary in ("3 made, 0 up to date", "0 made, 3 up to date"):
+        outcome = run(labels, "--out", labels / "maps", "--classes", 2, "--jobs", 1)
+        assert (outcome.code, summary in outcome.output) == (0, True), outcome.output
+
+
+def test_images_of_a_folder_of_labels(tmp_path: Path) -> None:
+    labels, images = vessels(tmp_path / "labels"), vessels(tmp_path / "images", count=2)
+    outcome = run(labels, "--images", images, "--out", tmp_path / "maps", "--classes", 2)
+    assert outcome.code == 1
+    assert "case_2.nii.gz: does not exist in" in outcome.output
+    listed = json.loads((tmp_path / "maps/datalist.json").read_text())["training"]
+    assert [case["image"] for case in listed] == [
+        f"../images/case_{number}.nii.gz" for number in range(2)
+    ]
+
+
 def test_an_empty_label_is_a_warning(tmp_path: Path) -> None:
     labels, out = vessels(tmp_path / "labels"), tmp_path / "maps"
     save(labels / "case_1.nii.gz", np.zeros((24, 24, 24), np.uint8))
@@ -349,7 +367,7 @@ def test_memory_limits_the_jobs(tmp_path: Path) -> None:
 
 
 def test_help_shows_examples() -> None:
-    assert "segloss preprocess labels --out maps --classes 2" in run("--help").output
+    assert "segloss preprocess labels --images images --out maps" in run("--help").output
 
 
 def test_records_say_what_was_done(tmp_path: Path) -> None:
