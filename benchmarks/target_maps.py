@@ -31,12 +31,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import label as label_of_scipy
+from skimage.measure import label as label_of_scikit_image
 from skimage.morphology import skeletonize
 
 from segloss.data_scripts.phantom import vessel_phantom
 from segloss.transforms import SignedDistance, TubedSkeleton
 from segloss.transforms.functional import (
     boundary_band,
+    boundary_weight,
+    instance_regions,
     signed_distance,
     skeleton,
     tubed_skeleton,
@@ -62,6 +66,21 @@ def volumes(folder: Path | None, size: int) -> Iterator[tuple[str, np.ndarray]]:
             cut = label[middle][(slice(size),) * label.ndim]
             if cut.ndim == 3 and cut.any():
                 yield path.name.split(".")[0], np.ascontiguousarray(cut > 0).astype(np.uint8)
+
+
+def nearest_by_scipy(instances: np.ndarray) -> np.ndarray:
+    """The number of the nearest instance, by the place of the nearest voxel."""
+    where = distance_transform_edt(instances == 0, return_distances=False, return_indices=True)
+    nearest: np.ndarray = instances[tuple(where)]
+    return nearest
+
+
+def unet_by_scipy(instances: np.ndarray) -> np.ndarray:
+    """The U-Net's weight as it is usually written: the distances to all instances, sorted."""
+    each = range(1, instances.max() + 1)
+    distances = np.sort([distance_transform_edt(instances != n) for n in each], axis=0)
+    weight: np.ndarray = 1 + 10 * np.exp(-(distances[:2].sum(axis=0) ** 2) / 50)
+    return weight
 
 
 def candidates(label: np.ndarray) -> dict[str, dict[str, Candidate]]:
@@ -94,6 +113,30 @@ def candidates(label: np.ndarray) -> dict[str, dict[str, Candidate]]:
                 distance_transform_edt(~mask) + distance_transform_edt(mask) <= 2.5
             ),
             "segloss, function": lambda: boundary_band(label, width=2),
+        },
+        "instances": {
+            "scikit-image": lambda: label_of_scikit_image(mask),
+            "scipy": lambda: label_of_scipy(mask, np.ones((3,) * mask.ndim)),
+            "segloss, function": lambda: instance_regions(label),
+        },
+        "nearest instance": {
+            "scikit-image and scipy": lambda: nearest_by_scipy(label_of_scikit_image(mask)),
+            "segloss, function": lambda: instance_regions(label, regions="voronoi"),
+        },
+        "distance weight": {
+            "scipy, twice": lambda: (
+                1
+                + 10
+                * np.exp(
+                    -((distance_transform_edt(~mask) + distance_transform_edt(mask) - 0.5) ** 2)
+                    / 50
+                )
+            ),
+            "segloss, function": lambda: boundary_weight(label),
+        },
+        "U-Net weight": {
+            "scikit-image and scipy": lambda: unet_by_scipy(label_of_scikit_image(mask)),
+            "segloss, function": lambda: boundary_weight(label, kind="unet"),
         },
     }
 

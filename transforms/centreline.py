@@ -4,6 +4,7 @@ Array functions; `segloss.transforms.functional` is where they are imported from
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from skimage.morphology import skeletonize
@@ -82,7 +83,7 @@ def centreline(labels: LabelMap, *, per_class: bool = False, ignore: int | None 
                [0, 0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
     """
     ids, _ = class_ids(labels, ignore)
-    return _centreline(ids, per_class).astype(labels.dtype, copy=False)
+    return _centreline(ids, per_class, labels.dtype)
 
 
 def tube(
@@ -143,7 +144,9 @@ def tube(
             f"{ids[on_line][astray][0]}: pass what `centreline` makes of these labels, with the "
             f"same `ignore`."
         )
-    return _tube(line, ids, radius, per_class).astype(labels.dtype, copy=False)
+    around = line.astype(labels.dtype)
+    _widen(around, ids, radius, per_class)
+    return around
 
 
 def tubed_skeleton(
@@ -186,8 +189,9 @@ def tubed_skeleton(
     """
     radius = whole("radius", radius, least=0)
     ids, _ = class_ids(labels, ignore)
-    line = _centreline(ids, per_class)
-    return _tube(line, ids, radius, per_class).astype(labels.dtype, copy=False)
+    around = _centreline(ids, per_class, labels.dtype)
+    _widen(around, ids, radius, per_class)
+    return around
 
 
 def _parts(ids: LabelMap, per_class: bool) -> Iterator[tuple[Mask, Box]]:
@@ -200,21 +204,21 @@ def _parts(ids: LabelMap, per_class: bool) -> Iterator[tuple[Mask, Box]]:
         yield ids[box] == class_id, box
 
 
-def _centreline(ids: LabelMap, per_class: bool) -> LabelMap:
-    line = np.zeros_like(ids)
+def _centreline(ids: LabelMap, per_class: bool, dtype: np.dtype[Any]) -> LabelMap:
+    line = np.zeros(ids.shape, dtype)
     for inside, box in _parts(ids, per_class):
-        np.copyto(line[box], ids[box], where=_thinned(inside, flat=len(ids) == 1))
+        on_line = _thinned(inside, flat=len(ids) == 1)
+        np.copyto(line[box], ids[box], where=on_line, casting="unsafe")
     return line
 
 
-def _tube(line: LabelMap, ids: LabelMap, radius: int, per_class: bool) -> LabelMap:
-    tube = np.zeros_like(ids)
+def _widen(line: LabelMap, ids: LabelMap, radius: int, per_class: bool) -> None:
+    """Make a centreline a tube, in place."""
     for inside, box in _parts(ids, per_class):
         near = (line[box] != 0) & inside
         for _ in range(radius):
             near = _step_wider(near)
-        np.copyto(tube[box], ids[box], where=near & inside)
-    return tube
+        np.copyto(line[box], ids[box], where=near & inside, casting="unsafe")
 
 
 def _thinned(mask: Mask, *, flat: bool) -> Mask:
