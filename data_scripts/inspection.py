@@ -19,7 +19,7 @@ from segloss.data_scripts.classes import Classes
 from segloss.data_scripts.manifest import FolderError, Record, digest, paths, read_manifest
 from segloss.data_scripts.pictures import draw
 from segloss.data_scripts.scheduling import WorkerDied, results
-from segloss.data_scripts.sheets import Scene
+from segloss.data_scripts.sheets import Scene, recorded_classes
 from segloss.data_scripts.stored import naming
 from segloss.data_scripts.volumes import BadVolume, Grid, read_image, read_label, stem
 from segloss.transforms.arrays import class_ids, voxel_size
@@ -217,18 +217,12 @@ def _drawn(subject: Subject) -> str | None:
 
 
 def _meaning(labels: Array, record: Record | None) -> Classes:
-    """What the labels mean, as far as the record says; without one, each value is a class."""
-    if record is None:
-        found = np.unique(labels)
-        names = {str(value): (int(value),) for value in found[found > 0]}
-        return Classes(names, None, None, None, None)
-    stated = next(iter(record.parameters.values()), {})
-    regions = [tuple(values) for values in stated.get("regions") or ()]
-    names = {
-        entry["name"]: regions[int(number) - 1] if regions else (int(number),)
-        for number, entry in record.classes.items()
-    }
-    return Classes(names, None, tuple(regions) or None, stated.get("ignore"), None)
+    """What the labels mean; without a record, each value is a class."""
+    if record is not None:
+        return recorded_classes(record)
+    found = np.unique(labels)
+    names = {str(value): (int(value),) for value in found[found > 0]}
+    return Classes(names, None, None, None, None)
 
 
 def _skeleton(subject: Subject, labels: Array, meaning: Classes) -> Array:

@@ -127,7 +127,7 @@ def _show(axes: Axes, sheet: Sheet, step: float, classes: int) -> None:
     axes.set_axis_off()
     axes.set_anchor("N")
     axes.autoscale(False)
-    pixel = axes.get_position().width * axes.figure.get_figwidth() / columns * 72  # in points
+    pixel = 72 * axes.bbox.width / axes.figure.dpi / columns  # in points
     width = float(np.clip(pixel / 2, 0.4, 0.9))
     axes.set_title(sheet.title, color=FAINT, fontsize=9, pad=3)
     if sheet.skeleton is not None:

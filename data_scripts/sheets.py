@@ -8,9 +8,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from segloss.data_scripts.classes import Classes
+from segloss.data_scripts.manifest import Record
 from segloss.data_scripts.volumes import Grid
 
-__all__ = ["MOST", "Scene", "Sheet", "class_bits", "sheets", "turned"]
+__all__ = ["MOST", "Scene", "Sheet", "class_bits", "recorded_classes", "sheets", "turned"]
 
 Array = npt.NDArray[Any]
 
@@ -92,6 +94,17 @@ def class_bits(labels: Array, classes: Mapping[str, tuple[int, ...]]) -> Array:
     return np.asarray(table[labels])
 
 
+def recorded_classes(record: Record) -> Classes:
+    """What the labels of a case meant when its maps were made."""
+    stated = next(iter(record.parameters.values()), {})
+    regions = [tuple(values) for values in stated.get("regions") or ()]
+    names = {
+        entry["name"]: regions[int(number) - 1] if regions else (int(number),)
+        for number, entry in record.classes.items()
+    }
+    return Classes(names, None, tuple(regions) or None, stated.get("ignore"), None)
+
+
 def sheets(scene: Scene, bits: Array) -> list[list[Sheet]]:
     """Rows of planes: of a volume slices and projections, of an image three times itself.
 
@@ -130,7 +143,9 @@ def _solid(scene: Scene, bits: Array) -> list[list[Sheet]]:
         if not _in_patient(scene.grid):
             name, letters = f"along axis {axis}", []
         index = _middle(inside, axis)
-        grey = 0.3 * inside.take(index, axis) if image is None else image.take(index, axis)
+        grey: Array = np.take(inside, index, axis) * 0.3
+        if image is not None:
+            grey = image.take(index, axis)
         sheet = _sheet(f"{name}, slice", plane, letters, grey, limits, bits.take(index, axis))
         line, depth = skeleton.take(index, axis).T, distance.take(index, axis).T
         slices.append(replace(sheet, skeleton=line, distance=depth))
