@@ -139,8 +139,8 @@ def _wrong_folders(folders: list[str]) -> Iterator[str]:
         yield f"no folder in {VARIABLE} holds {FILE}: {EXPORT}"
     elif ours[0].resolve() != trainer_folder().resolve():
         yield f"{ours[0]} is of another copy of segloss than this command: {EXPORT}"
-    for folder in ours:
-        for other in sorted(folder.glob("*.py")):
+    for place in ours:
+        for other in sorted(place.glob("*.py")):
             if other.name != FILE:
                 yield f"{other} is imported by nnU-Net too, as {other.stem}: move it elsewhere"
 

@@ -85,8 +85,8 @@ class TermsLoss(nn.Module):
             raise RuntimeError(
                 "the maps are missing: this loss works inside train_step and validation_step"
             )
-        outputs, targets = self._scales("output", output), self._scales("target", target)
-        maps = self._scales("maps", list(self.maps) if self.supervised else self.maps[0])
+        outputs, targets = self.scales("output", output), self.scales("target", target)
+        maps = self.scales("maps", list(self.maps) if self.supervised else self.maps[0])
         weight = self.base_weight
         weight = weight(self.epoch) if callable(weight) else weight
         self.compound.epoch = self.epoch
@@ -100,8 +100,8 @@ class TermsLoss(nn.Module):
                 total = total + self.scale_weights[i] * (value - weight * self.excess)
         return total
 
-    def _scales(self, name: str, given: Any) -> Sequence[Any]:
-        """One for each scale; nnU-Net's own wrapper would drop what one list has more."""
+    def scales(self, name: str, given: Any) -> Sequence[Any]:
+        """What is given for each scale, if for each; nnU-Net's wrapper would drop a surplus."""
         many = isinstance(given, list | tuple)
         if many != self.supervised:
             kind = "a list with one for each scale" if self.supervised else "no list"

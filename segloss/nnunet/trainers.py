@@ -186,8 +186,8 @@ class SegLossMixin:
         maps, labels = self._maps_for(loss), self.target_labels
         given = batch["target"]
         targets, found = [], []
-        many = isinstance(given, list)
-        for scale, weight in zip(given if many else [given], loss.scale_weights, strict=True):
+        scales = zip(loss.scales("target", given), loss.scale_weights, strict=True)
+        for scale, weight in scales:
             # The whole at once: a part of a pinned tensor would be copied synchronously.
             moved = scale.to(self.device, non_blocking=True)  # type: ignore[attr-defined]
             own, extra = unpacked(moved, labels, maps) if maps and weight else (moved, {})
@@ -195,7 +195,7 @@ class SegLossMixin:
             found.append(extra)
         loss.maps, loss.epoch = found, self.current_epoch
         try:
-            yield {**batch, "target": targets if many else targets[0]}
+            yield {**batch, "target": targets if loss.supervised else targets[0]}
         finally:
             loss.maps = None
 

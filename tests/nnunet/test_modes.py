@@ -211,7 +211,7 @@ def test_a_term_whose_map_nobody_makes_is_an_error() -> None:
 def test_terms_need_not_have_maps() -> None:
     from segloss import TverskyLoss
 
-    class Tversky(SegLossMixin, nnUNetTrainer):  # type: ignore[misc]
+    class Tversky(SegLossMixin, nnUNetTrainer):
         def loss_terms(self) -> Any:
             encoding = self.target_labels.encoding(background=False)
             return {"tversky": (1.0, TverskyLoss(encoding, group=self.dice_group))}
