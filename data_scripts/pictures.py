@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 COLORS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
 PAPER, INK, FAINT, ALARM = "#0d0f13", "#f4f4f4", "#9aa3ad", "#ffb454"
 WIDTH, HEIGHT, NARROWEST = 12.0, 5.5, 1.2  # of a row, and of a panel in it; in inches
+NARROW = 7.2  # a figure, so that the text has room
 MARGIN, LINE = 0.2, 0.2
 DOTS = (120, 240)  # per inch, at least and at most: one for each voxel if possible
 COLUMNS, LISTED = 5, 15  # of a legend
@@ -58,7 +59,7 @@ def draw(scene: Scene) -> Figure:
     above = MARGIN + LINE * (2.1 + len(scene.warnings))
     below = MARGIN + LINE * (1.4 + -(-len(legend) // COLUMNS))
     widths, tall = _layout(rows[0])
-    width = max(sum(widths) + MARGIN * (len(widths) + 1), 6.0)
+    width = max(sum(widths) + MARGIN * (len(widths) + 1), NARROW)
     height = above + (tall + LINE + MARGIN) * len(rows) + below
     voxels = max(sheet.grey.shape[1] / wide for sheet, wide in zip(rows[0], widths, strict=True))
     dots = float(np.clip(voxels, *DOTS))
@@ -69,7 +70,7 @@ def draw(scene: Scene) -> Figure:
         left = MARGIN
         for sheet, wide in zip(row, widths, strict=True):
             axes = figure.add_axes((left / width, bottom / height, wide / width, tall / height))
-            _show(axes, sheet, step, len(scene.classes))
+            _show(axes, sheet, step, len(scene.classes), 72 * wide / sheet.grey.shape[1])
             left += wide + MARGIN
 
     def write(text: str, ink: str, points: float, y: float, **options: Any) -> None:
@@ -119,16 +120,18 @@ def _step(distances: Iterable[Array]) -> float:
     return max(decade * part for part in (1, 2, 5) if decade * part <= deepest / 3 * (1 + 1e-6))
 
 
-def _show(axes: Axes, sheet: Sheet, step: float, classes: int) -> None:
+def _show(axes: Axes, sheet: Sheet, step: float, classes: int, pixel: float) -> None:
+    """Draw a sheet; `pixel` is the width of its pixels in points."""
     rows, columns = sheet.grey.shape
     aspect = (sheet.size[1] / rows) / (sheet.size[0] / columns)
     black, white = sheet.limits
-    axes.imshow(sheet.grey, cmap="gray", vmin=black, vmax=white, aspect=aspect)
+    smooth = "nearest" if pixel > 0.5 else "auto"  # the latter where pixels share a dot
+    axes.imshow(
+        sheet.grey, cmap="gray", vmin=black, vmax=white, aspect=aspect, interpolation=smooth
+    )
     axes.set_axis_off()
     axes.set_anchor("N")
     axes.autoscale(False)
-    pixel = 72 * axes.bbox.width / axes.figure.dpi / columns  # in points
-    width = float(np.clip(pixel / 2, 0.4, 0.9))
     axes.set_title(sheet.title, color=FAINT, fontsize=9, pad=3)
     if sheet.skeleton is not None:
         inks = [(0, 0, 0, 0), *(to_rgba(color(number + 1), 0.55) for number in range(classes))]
@@ -137,7 +140,12 @@ def _show(axes: Axes, sheet: Sheet, step: float, classes: int) -> None:
         for levels, style in (((-3, -2, -1), "solid"), ((1, 2, 3), "dotted")):
             _contours(axes, sheet.distance, [step * each for each in levels], style)
     for number in range(min(classes, MOST)):
-        _outline(axes, (sheet.classes >> number) & 1, color(number + 1), width)
+        _outline(
+            axes,
+            (sheet.classes >> number) & 1,
+            color(number + 1),
+            float(np.clip(pixel / 2, 0.4, 0.9)),
+        )
     places = ((0.01, 0.5, "left", "center"), (0.99, 0.5, "right", "center"),
               (0.5, 0.99, "center", "top"), (0.5, 0.01, "center", "bottom"))  # fmt: skip
     for letter, (x, y, side, upright) in zip(sheet.ends, places, strict=False):

@@ -180,7 +180,7 @@ def page(
 def _sitters(records: Sequence[Record]) -> list[Sitter]:
     """What there is to draw; a class has the same place, so the same colour, in every case."""
     good = [record for record in records if record.error is None]
-    labels = {}
+    labels: dict[str, tuple[int, ...]] = {}
     for record in good:
         labels.update(recorded_classes(record).names)
     names = {summary.name: labels[summary.name] for summary in summarise(good)}

@@ -234,8 +234,8 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("--count", 3, "--shape", "24x20x16", "--classes", "several")
     assert run("phantom", folder, *options)[0] == 0
     (folder / "labels" / f"{NASTY[:8]}.nii.gz").write_bytes(b"none")
-    options = ("--classes", 3, "--maps", "skeleton", "--jobs", 1)
-    assert run("preprocess", folder / "labels", "--out", folder / "maps", *options)[0] == 1
+    choices = ("--classes", 3, "--maps", "skeleton", "--jobs", 1)
+    assert run("preprocess", folder / "labels", "--out", folder / "maps", *choices)[0] == 1
     return folder / "maps"
 
 
