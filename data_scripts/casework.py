@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import segloss
 from segloss.data_scripts.datasets import Case, Classes
-from segloss.data_scripts.manifest import Record, digest, paths
+from segloss.data_scripts.manifest import VERSION, Record, digest, paths
 from segloss.data_scripts.measures import centreline_length, component_count, thinnest_radius
 from segloss.data_scripts.recipes import Distance, Label, Recipe, Skeleton
+from segloss.data_scripts.stored import naming
 from segloss.data_scripts.volumes import (
     BadVolume,
     Grid,
@@ -68,7 +68,8 @@ def work(task: Task) -> Record:
     start = time.perf_counter()
     record = _blank(task)
     try:
-        record = replace(record, digest=_digest(task.case.label))
+        with naming(task.case.label):
+            record = replace(record, digest=digest(task.case.label))
         valid = _valid(task, record.digest)
         if task.known is not None and not task.recipes.keys() - valid:
             return replace(task.known, label=record.label, images=record.images, part=record.part)
@@ -95,7 +96,7 @@ def _blank(task: Task) -> Record:
         images=[str(path) for path in case.images],
         part=case.part,
         digest="",
-        version=segloss.__version__,
+        version=VERSION,
         finished="",
         seconds=0.0,
     )
@@ -103,13 +104,6 @@ def _blank(task: Task) -> Record:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _digest(label: Path) -> str:
-    try:
-        return digest(label)
-    except OSError as error:
-        raise BadVolume(f"{label.name}: cannot be read ({error.strerror}): {label}") from error
 
 
 def _valid(task: Task, found: str) -> set[str]:
@@ -218,7 +212,7 @@ def _written(
             count=recipe.count(label),
             dtype=dtype,
             step=step,
-            description=f"segloss {segloss.__version__} {name} {form}",
+            description=f"segloss {VERSION} {name} {form}",
         )
 
     step = recipe.step(label)

@@ -6,13 +6,24 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-__all__ = ["FolderError", "Manifest", "Record", "digest", "opened", "paths", "read_manifest"]
+__all__ = [
+    "VERSION",
+    "FolderError",
+    "Manifest",
+    "Record",
+    "digest",
+    "opened",
+    "paths",
+    "read_manifest",
+]
 
+VERSION = version("segloss-monai")
 NAME = "manifest.jsonl"
 LOCK = ".lock"
 

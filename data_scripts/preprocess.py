@@ -161,8 +161,7 @@ def _run(
     console: Console,
 ) -> bool:
     """Work on every case, and write the datalist; whether all of them are good."""
-    for leftover in out.rglob(".unfinished-*"):  # of a run that was killed
-        leftover.unlink(missing_ok=True)
+    _sweep(out)  # after a run that was killed
     tasks = [
         Task(case, dataset.classes, recipes, out.resolve(), manifest.records.get(case.name), force)
         for case in dataset.cases
@@ -191,10 +190,16 @@ def _run(
             if strict and (record.error or (new and record.warnings)):
                 console.print("Stopped, because of --strict.", style="red")
                 return False
+    _sweep(out)  # after workers that were
     _write_datalist(dataset, manifest, out)
     kinds = ", ".join(f"{count[kind]} {kind}" for kind in ("made", "up to date", "failed"))
     console.print(f"{len(tasks)} cases: {kinds}. Maps and datalist.json are in {out}")
     return not count["failed"]
+
+
+def _sweep(out: Path) -> None:
+    for leftover in out.rglob(".unfinished-*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _write_datalist(dataset: Dataset, manifest: Manifest, out: Path) -> None:

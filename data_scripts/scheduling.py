@@ -96,7 +96,7 @@ def _on_cluster(
             "a cluster needs Dask: pip install 'segloss-monai[dask]', here and on its workers"
         ) from error
     try:
-        client = Client(address, timeout=20, set_as_default=False)
+        client = Client(address, timeout=20)
     except (OSError, ValueError) as error:
         raise SchedulerError(
             f"no Dask scheduler answers at {address!r} ({error}): expected an address such as "

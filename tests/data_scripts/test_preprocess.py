@@ -111,7 +111,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 REAL = {
-    "hippocampus_msd": ("labels/hippocampus_0[0-3]*.nii.gz", 3),
+    "hippocampus_msd": ("labels/hippocampus_00*.nii.gz", 3),
     "topcow_roi": ("*.nii.gz", 16),
     "spinal_cord_sct": ("*seg*.nii.gz", 12),
     "hrf_third": ("labels/0[12]_*.png", 4),
