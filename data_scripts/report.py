@@ -17,8 +17,7 @@ from joblib import cpu_count
 from rich.console import Console
 from rich.progress import track
 
-import segloss
-from segloss.data_scripts.manifest import FolderError, Record, read_manifest
+from segloss.data_scripts.manifest import VERSION, FolderError, Record, read_manifest
 from segloss.data_scripts.pictures import color
 from segloss.data_scripts.scheduling import WorkerDied, results
 from segloss.data_scripts.sheets import recorded_classes
@@ -162,7 +161,7 @@ def page(
         name=_name(folder),
         folder=str(folder),
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        version=segloss.__version__,
+        version=VERSION,
         versions=sorted({record.version for record in records}),
         maps=_maps(records),
         states=Counter(row.state for row in rows),

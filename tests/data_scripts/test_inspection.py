@@ -176,6 +176,26 @@ def test_maps_that_no_longer_fit_are_noticed(tmp_path: Path) -> None:
     assert "the shapes differ" in output
 
 
+def test_maps_of_another_shape_are_an_error(tmp_path: Path) -> None:
+    data = vessels(tmp_path / "data")
+    stored = maps(tmp_path / "maps", data / "labels", "--maps", "skeleton")
+    vessels(tmp_path / "data", "--shape", "24x20x17")
+    code, output = run("inspect", "--from", stored, "phantom_0001", "--out", tmp_path, "--jobs", 1)
+    assert code == 1
+    assert "phantom_0001.nii.gz: has shape (24, 20, 16), but the label has (24, 20, 17)" in output
+
+
+def test_normalised_distances_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "maps.yaml").write_text("maps: {distance: {normalize: true}}")
+    options = ("--classes", 2, "--config", tmp_path / "maps.yaml")
+    stored = maps(tmp_path / "maps", vessels(tmp_path / "data") / "labels", *options)
+    record = read_manifest(stored)["phantom_0000"]
+    subject = Subject("x", Path(record.label), None, tmp_path, record=record, folder=stored)
+    found = scene(subject)
+    assert found.distance_unit == "of the largest distance"
+    assert found.distance.min() >= -1
+
+
 def test_an_empty_label_is_drawn_with_a_warning(tmp_path: Path) -> None:
     label = tmp_path / "empty.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((8, 9, 10), np.uint8), np.eye(4)), label)

@@ -145,6 +145,16 @@ def test_the_head_says_how_the_maps_were_made(tmp_path: Path) -> None:
     assert f"<h1>{tmp_path.name}</h1>" in made(tmp_path, record("a", 1))
 
 
+def test_large_numbers_are_readable(tmp_path: Path) -> None:
+    large = {"skeleton": {"path": "x", "bytes": 3 * 2**40}}
+    text = made(
+        tmp_path, record("a", 1, seconds=90.0), record("b", 1, seconds=7110.0, outputs=large)
+    )
+    assert "<b>3 TiB</b>of maps" in text
+    assert "<b>2 h 0 min</b>of work" in text
+    assert "<b>2 min</b>of work" in made(tmp_path, record("a", 1, seconds=100.0))
+
+
 def test_maps_of_different_make_are_told_apart(tmp_path: Path) -> None:
     other = record("b", 1, parameters={"skeleton": {"radius": 3}})
     text = made(tmp_path, record("a", 1), other)
