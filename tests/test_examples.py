@@ -154,3 +154,27 @@ def test_examples_name_what_they_need() -> None:
         header = path.read_text().split("# ///")[1]
         assert 'requires-python = ">=3.10"' in header
         assert json.dumps("segloss-monai") in header
+
+
+def test_the_guide_from_labels_to_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (EXAMPLES.parent / "docs" / "preprocess.md").read_text()
+    commands = page.split("```sh\n")[1].split("```")[0].splitlines()
+    assert len(commands) == 5
+    segloss = [sys.executable, "-c", "from segloss.data_scripts.cli import app; app()"]
+    small = {"phantom": ["--shape", "24x24x24"], "python": ["--epochs", "1", "--size", "16"]}
+    for line in commands:
+        first, *rest = line.replace("--count 15", "--count 5").split()
+        words = segloss if first == "segloss" else [sys.executable]
+        rest = [str(EXAMPLES / Path(word).name) if "examples/" in word else word for word in rest]
+        rest += small.get(first, []) + small.get(rest[0], [])
+        done = subprocess.run(
+            [*words, *rest], cwd=tmp_path, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert "Dice of each class, held out:" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"vessels", "maps", "pictures"}
+    assert (tmp_path / "maps" / "report.html").exists()
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], namespace)  # noqa: S102
+    assert namespace["sample"]["distance_label"].shape == (1, 24, 24, 24)
