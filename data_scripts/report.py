@@ -254,7 +254,7 @@ def _short(number: float) -> str:
 
 def _bytes(number: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
+        if number < 999.5:  # or its three digits would be four
             return f"{number:.3g} {unit}"
         number /= 1024
     return f"{number:.3g} TiB"

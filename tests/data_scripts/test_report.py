@@ -153,6 +153,7 @@ def test_large_numbers_are_readable(tmp_path: Path) -> None:
     assert "<b>3 TiB</b>of maps" in text
     assert "<b>2 h 0 min</b>of work" in text
     assert "<b>2 min</b>of work" in made(tmp_path, record("a", 1, seconds=100.0))
+    assert "<b>0.977 GiB</b>of maps" in made(tmp_path, *[record(f"{n}", 1) for n in range(1000)])
 
 
 def test_maps_of_different_make_are_told_apart(tmp_path: Path) -> None:
