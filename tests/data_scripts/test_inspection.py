@@ -102,6 +102,14 @@ def test_what_is_stored_is_what_would_be_computed(tmp_path: Path, shape: str, la
         assert found.distance_unit == "mm"
 
 
+def test_a_class_that_is_not_there_has_no_boundary(tmp_path: Path) -> None:
+    stored = maps(tmp_path / "maps", vessels(tmp_path / "data") / "labels", "--classes", 4)
+    record = read_manifest(stored)["phantom_0000"]
+    subject = Subject("x", Path(record.label), None, tmp_path, record=record, folder=stored)
+    computed = scene(replace(subject, record=None))
+    np.testing.assert_allclose(scene(subject).distance, computed.distance, atol=1 / 64)
+
+
 def test_draws_what_preprocess_has_made(tmp_path: Path) -> None:
     stored = maps(tmp_path / "maps", vessels(tmp_path / "data") / "datalist.json")
     code, output = run("inspect", "--from", stored, "--out", tmp_path / "all")

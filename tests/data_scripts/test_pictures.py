@@ -128,6 +128,12 @@ def test_anything_can_be_drawn(label: Array) -> None:
     rendered(draw(scene(label)))
 
 
+def test_contours_that_are_not_there_are_left_out() -> None:
+    label = np.ones((20, 20), dtype=np.uint8)
+    label[0, 0] = 0  # outside, nothing is as far from the boundary as the inside is deep
+    rendered(draw(scene(label)))
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_an_image_without_contrast_can_be_drawn(value: float) -> None:
     image = np.full((16, 18, 20), value, np.float32)
