@@ -146,12 +146,17 @@ def opened(folder: Path) -> Iterator[Manifest]:
     Raises:
         FolderError: If another process has the folder, or it cannot be written to.
     """
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        with lock:
-            yield Manifest(folder)
+        lock.acquire()
     except Timeout as error:
         raise FolderError(
             f"another run is writing to {folder}: wait for its end, or choose another folder."
         ) from error
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be written to: {error.strerror}.") from error
+    try:
+        yield Manifest(folder)
+    finally:
+        lock.release()

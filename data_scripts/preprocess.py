@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from segloss.data_scripts.casework import DISK_FULL, Task, failed, work
 from segloss.data_scripts.datasets import Dataset, SourceError, open_dataset
-from segloss.data_scripts.manifest import FolderError, Manifest, opened
+from segloss.data_scripts.manifest import FolderError, Manifest, Record, opened
 from segloss.data_scripts.recipes import Config, Distance, Recipe, RecipeError
 from segloss.data_scripts.scheduling import SchedulerError, WorkerDied, results
 from segloss.data_scripts.volumes import BadVolume, read_grid, read_label
@@ -131,9 +131,16 @@ def preprocess(
                 "workers have their number and limits: leave them out"
             )
         with opened(out) as manifest:
-            complete = _run(
-                dataset, recipes, manifest, out, jobs or 1, scheduler, force, strict, console
-            )
+            _sweep(out)  # after a run that was killed
+            tasks = [
+                Task(case, dataset.classes, recipes, out.resolve(), known, force)
+                for case in dataset.cases
+                for known in [manifest.records.get(case.name)]
+            ]
+            coming = results(work, tasks, jobs=jobs or 1, scheduler=scheduler)
+            count = _work_through(tasks, coming, manifest, console, strict)
+            _sweep(out)  # after workers that were
+            _write_datalist(dataset, manifest, out)
     except USAGE_ERRORS as error:
         raise typer.BadParameter(str(error)) from error
     except OSError as error:
@@ -144,57 +151,44 @@ def preprocess(
             f"command again.",
             style="red",
         )
-        complete = False
-    if not complete:
+        raise typer.Exit(1) from error
+    kinds = ", ".join(f"{count[kind]} {kind}" for kind in ("made", "up to date", "failed"))
+    console.print(f"{len(tasks)} cases: {kinds}. Maps and datalist.json are in {out}")
+    if count["failed"]:
         raise typer.Exit(1)
 
 
-def _run(
-    dataset: Dataset,
-    recipes: Mapping[str, Recipe],
+def _work_through(
+    tasks: list[Task],
+    coming: Generator[tuple[Task, Record | WorkerDied]],
     manifest: Manifest,
-    out: Path,
-    jobs: int,
-    scheduler: str | None,
-    force: bool,
-    strict: bool,
     console: Console,
-) -> bool:
-    """Work on every case, and write the datalist; whether all of them are good."""
-    _sweep(out)  # after a run that was killed
-    tasks = [
-        Task(case, dataset.classes, recipes, out.resolve(), manifest.records.get(case.name), force)
-        for case in dataset.cases
-    ]
+    strict: bool,
+) -> Counter[str]:
+    """Record and report what becomes of each task; how often which."""
     count: Counter[str] = Counter()
-    bar = Progress(
-        TextColumn("Making maps"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with bar, closing(results(work, tasks, jobs=jobs, scheduler=scheduler)) as coming:
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with (
+        Progress(TextColumn("Making maps"), *columns, console=console) as bar,
+        closing(coming),
+    ):
         each = bar.add_task("", total=len(tasks))
         for task, result in coming:
             record = failed(task, str(result)) if isinstance(result, WorkerDied) else result
-            new = record != manifest.records.get(task.case.name) or force
+            new = task.force or record != task.known
             if new:
                 manifest.add(record)
             if record.error is not None:
                 console.print(record.error, style="red", markup=False, soft_wrap=True)
-            for warning in record.warnings if new else []:
-                console.print(f"{task.case.name}: {warning}", style="yellow", soft_wrap=True)
+            warnings = [f"{task.case.name}: {text}" for text in record.warnings if new]
+            for warning in warnings:
+                console.print(warning, style="yellow", markup=False, soft_wrap=True)
             count["failed" if record.error else "made" if new else "up to date"] += 1
             bar.advance(each)
-            if strict and (record.error or (new and record.warnings)):
+            if strict and (record.error or warnings):
                 console.print("Stopped, because of --strict.", style="red")
-                return False
-    _sweep(out)  # after workers that were
-    _write_datalist(dataset, manifest, out)
-    kinds = ", ".join(f"{count[kind]} {kind}" for kind in ("made", "up to date", "failed"))
-    console.print(f"{len(tasks)} cases: {kinds}. Maps and datalist.json are in {out}")
-    return not count["failed"]
+                raise typer.Exit(1)
+    return count
 
 
 def _sweep(out: Path) -> None:

@@ -84,6 +84,15 @@ def test_one_writer_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
         manifest.add(RECORD)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(FolderError, match="cannot be written to"),
+        opened(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
 def test_digest_tells_files_apart(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(bytes(3_000_000))
