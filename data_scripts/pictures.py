@@ -157,7 +157,7 @@ def _show(axes: Axes, sheet: Sheet, step: float, classes: int, pixel: float) -> 
 
 def _contours(axes: Axes, plane: Array, levels: Sequence[float], style: str) -> None:
     within = [level for level in levels if plane.min() < level < plane.max()]
-    if within and min(plane.shape) > 1:  # or Matplotlib warns
+    if within and min(plane.shape) > 1:  # or Matplotlib warns (before 3.11), or fails
         axes.contour(plane, within, colors=INK, linewidths=0.5, linestyles=style)
 
 
