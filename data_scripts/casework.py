@@ -138,7 +138,7 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
             raise BadVolume(f"{case.label.name}: does not lie where {path.name} does: {differs}")
     task.classes.check(volume.array, case.label.name)
     recipes = {name: recipe for name, recipe in task.recipes.items() if name not in valid}
-    skeleton = recipes.get("skeleton")
+    skeleton = task.recipes.get("skeleton")
     per_class = isinstance(skeleton, Skeleton) and skeleton.per_class
     label = _label(volume.array, volume.grid, task.classes, per_class)
     radii: dict[int, Array] = {}
@@ -177,13 +177,19 @@ def _label(array: Array, grid: Grid, classes: Classes, per_class: bool) -> Label
     channels = classes.channels(array)
     return Label(
         channels=channels,
-        num_classes=2 if classes.regions else classes.count,
+        num_classes=_num_classes(classes),
         ignore=classes.ignore,
         spacing=grid.spacing,
         centrelines=[
             centreline(channel, per_class=per_class, ignore=classes.ignore) for channel in channels
         ],
     )
+
+
+def _num_classes(classes: Classes) -> int | None:
+    if classes.regions is None:
+        return classes.count
+    return 2 if len(classes.regions) == 1 else None  # one region is a label of two classes
 
 
 def _written(

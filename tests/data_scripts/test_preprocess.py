@@ -144,17 +144,17 @@ def test_real_arrays(real_data: Path, tmp_path: Path, name: str, array: str) -> 
     assert compare(out, {map_: maps[map_] for map_ in ("skeleton", "distance")}) >= 2
 
 
-def test_regions_and_ignore_label_of_nnunet(tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [{"a": [1, 2]}, {"a": [1, 2], "b": [2], "c": [1]}])
+def test_regions_and_ignore_label_of_nnunet(tmp_path: Path, groups: dict[str, list[int]]) -> None:
     raw = tmp_path / "Dataset001_Nested"
     rng = np.random.default_rng(0)
     for number in range(2):
         label = np.kron(rng.integers(0, 4, (5, 5, 5)), np.ones((4, 4, 4))).astype(np.uint8)
         save(raw / "labelsTr" / f"case_{number}.nii.gz", label)
         save(raw / "imagesTr" / f"case_{number}_0000.nii.gz", label.astype(np.float32))
-    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     listing = {
-        "channel_names": {"0": "MR"}, "labels": labels, "regions_class_order": [1, 2],
-        "numTraining": 2, "file_ending": ".nii.gz",
+        "channel_names": {"0": "MR"}, "labels": {"background": 0, **groups, "ignore": 3},
+        "regions_class_order": [1, 2, 1][:len(groups)], "numTraining": 2, "file_ending": ".nii.gz",
     }  # fmt: skip
     (raw / "dataset.json").write_text(json.dumps(listing))
     out = tmp_path / "maps"
@@ -162,17 +162,19 @@ def test_regions_and_ignore_label_of_nnunet(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.output
 
     def regions(label: Any) -> Any:
-        whole, core = (sum((label == value) for value in group) for group in ([1, 2], [2]))
-        found = label.new_zeros((2, *label.shape[1:]))
-        for channel, inside in enumerate((whole, core)):
-            found[channel] = inside[0].float()
+        found = label.new_zeros((len(groups), *label.shape[1:]))
+        for channel, values in enumerate(groups.values()):
+            for value in values:
+                found[channel][label[0] == value] = 1
         found[:, label[0] == 3] = 3
         return found
 
-    maps = expected(2, ignore=3) | {"distance": SignedDistance(ignore=3)}
+    one = len(groups) == 1
+    maps = expected(2, ignore=3) | {"distance": SignedDistance(2 if one else None, ignore=3)}
     assert compare(out, maps, regions) == 2
     classes = read_manifest(out)["case_0"].classes
-    assert [classes[key]["name"] for key in ("1", "2")] == ["whole", "core"]
+    assert [entry["name"] for entry in classes.values()] == list(groups)
+    assert all(entry["voxels"] > 0 for entry in classes.values())
 
 
 def test_statistics_are_those_of_the_label(tmp_path: Path) -> None:
