@@ -30,6 +30,7 @@ def folders(preprocessed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
     monkeypatch.setenv("nnUNet_compile", "f")
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)
     return tmp_path

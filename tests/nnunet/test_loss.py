@@ -90,7 +90,7 @@ def test_fused_is_nnunets_loss_where_a_sample_or_all_is_unknown(mode: str) -> No
 
 @pytest.mark.parametrize("base", [nnUNetTrainerDiceCELoss_noSmooth, nnUNetTrainer])
 def test_fused_takes_the_options_of_the_loss_it_replaces(base: Any) -> None:
-    class Weighted(base):  # type: ignore[misc]
+    class Weighted(base):
         def _build_loss(self) -> Any:
             loss = super()._build_loss()
             loss.loss.weight_ce, loss.loss.weight_dice = 0.5, 2.0
@@ -168,7 +168,7 @@ def test_a_scale_that_is_missing_is_an_error(short: str) -> None:
         with pytest.raises(ValueError, match="output is Tensor, expected a list with one for"):
             trainer.loss(outputs[0], targets)
     packed = batches(trainer)[0]
-    with pytest.raises(ValueError, match="target has 1 scales, .* 3 weights"):
+    with pytest.raises(ValueError, match=r"target has 1 scales, .* 3 weights"):
         trainer.train_step({**packed, "target": packed["target"][:1]})
 
 
