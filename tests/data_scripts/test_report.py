@@ -131,6 +131,20 @@ def test_every_case_has_a_row_with_all_that_is_known(tmp_path: Path) -> None:
     assert table.row("c")["part"] == "test"
 
 
+def test_classes_are_added_up_to_sort_by_but_of_radii_the_least_counts(tmp_path: Path) -> None:
+    both = record("a", 20, 30)
+    both.classes["2"]["thinnest_radius"] = 0.5
+    (row,) = Table(made(tmp_path, both)).values
+    found = dict(zip(COLUMNS, row, strict=True))
+    assert [found["voxels"][f"data-{key}"] for key in ("all", "c1", "c2")] == [
+        "50.0",
+        "20.0",
+        "30.0",
+    ]
+    assert found["centreline_length"]["data-all"] == "5.0"
+    assert found["thinnest_radius"]["data-all"] == "0.5"
+
+
 def test_the_head_says_how_the_maps_were_made(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text(json.dumps({"name": "my vessels"}))
     text = made(tmp_path, record("a", 1), record("b", 2, warnings=["odd"]), failure("c"))
@@ -202,7 +216,9 @@ def test_outliers_are_far_from_the_median_on_a_logarithmic_scale() -> None:
     assert set(found) == {"below", "above"}
     assert found["above"] == pytest.approx(limit, rel=0.01)
     assert not outlying({**usual, "below": 100 / limit * 1.01, "above": 100 * limit * 0.99})
-    assert not outlying({"a": 1.0, "b": 1e9})
+    few = {**{str(number): usual[str(number)] for number in range(6)}, "above": 1e9}
+    assert not outlying(few)
+    assert set(outlying({**few, "one more": 100.0})) == {"above"}
     assert not outlying({**dict.fromkeys("abcdefghi", 5.0), "j": 1e9})
 
 
