@@ -1,0 +1,99 @@
+"""The YAML file of `nnUNetTrainerSegLoss`; this needs no nnU-Net."""
+
+from pathlib import Path
+
+import pytest
+
+from segloss import BoundaryLoss, Linear, Multiclass, Multilabel, SkeletonRecallLoss
+from segloss.nnunet.config import losses, read_recipe
+from segloss.nnunet.labels import Labels
+from segloss.nnunet.maps import DistanceMap, SkeletonMap
+
+WHOLE = """
+fused: true
+base_weight: {schedule: Cosine, start: 1, end: 0.5, steps: 100}
+terms:
+  skeleton_recall: {loss: SkeletonRecallLoss, weight: 0.5, smooth_nr: 1, smooth_dr: 1}
+  boundary:
+    loss: BoundaryLoss
+    weight: {schedule: Linear, start: 0, end: 1, steps: 500}
+    background: false
+  focal: {loss: FocalLoss, gamma: 1.5}
+maps:
+  skeleton: {radius: 3, per_class: true}
+  distance: {unit: voxel, clip: 20, normalize: true}
+"""
+
+
+def recipe_of(text: str, folder: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    path = folder / "losses.yaml"
+    path.write_text(text)
+    return read_recipe(path)
+
+
+def test_everything_that_can_be_said(tmp_path: Path) -> None:
+    recipe = recipe_of(WHOLE, tmp_path)
+    assert recipe.fused
+    assert callable(recipe.base_weight) and recipe.base_weight(100) == 0.5
+    assert recipe.maps == {
+        "skeleton": SkeletonMap(radius=3, per_class=True),
+        "distance": DistanceMap("voxel", 20, True),
+    }
+    terms = recipe.terms
+    assert list(terms) == ["skeleton_recall", "boundary", "focal"]
+    assert terms["boundary"].weight == Linear(0, 1, 500)
+    assert terms["focal"].weight == 1.0
+
+    labels = Labels(2, ignore=3)
+    recall = terms["skeleton_recall"].build(labels, "batch")
+    assert isinstance(recall, SkeletonRecallLoss)
+    assert recall.smooth_nr == 1 and recall.group == "batch"
+    assert recall.encoding == Multiclass(background=False, ignore=3)
+    assert terms["focal"].build(labels, "sample").group == "batch"  # as nnU-Net's cross entropy
+    assert terms["focal"].build(labels, "sample").encoding == Multiclass(ignore=3)
+    boundary = terms["boundary"].build(Labels(2, regions=True, ignore=3), "sample")
+    assert isinstance(boundary, BoundaryLoss) and boundary.encoding == Multilabel()
+
+
+def test_every_loss_can_be_a_term(tmp_path: Path) -> None:
+    assert {"DiceLoss", "TverskyLoss", "CrossEntropyLoss", "BoundaryLoss"} <= losses().keys()
+    text = "terms:\n" + "".join(f"  {name}: {{loss: {name}}}\n" for name in losses())
+    terms = recipe_of(text, tmp_path).terms
+    for labels in (Labels(2), Labels(2, regions=True)):
+        assert all(term.build(labels, "sample") for term in terms.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is None, expected a dict"),
+        ("{fused: false}", "there are no terms, and fused is not true"),
+        ("term: {}", "the file has a key 'term', expected base_weight, fused, maps, terms"),
+        ("terms: [a]", "terms is ['a'], expected a dict"),
+        ("terms: {a: 1}", "a is 1, expected a dict"),
+        ("terms: {a: {loss: Dice}}", "a: loss 'Dice' is none of BoundaryLoss, "),
+        ("terms: {a: {loss: DiceLoss, smoth: 1}}", "unexpected keyword argument 'smoth'"),
+        ("terms: {a: {loss: DiceLoss, smooth_nr: -1}}", "smooth_nr must be a number"),
+        ("terms: {a: {loss: DiceLoss, encoding: x}}", "encoding follows from the dataset"),
+        ("terms: {a: {loss: DiceLoss, background: 1}}", "a: background is 1, expected a bool"),
+        ("terms: {a: {loss: DiceLoss, weight: -1}}", "a: weight must be a number of at least 0"),
+        ("terms: {a: {loss: DiceLoss, weight: x}}", "a: weight"),
+        ("terms: {a: {loss: DiceLoss, weight: {schedule: Up}}}", "'Up' is none of Constant, "),
+        ("terms: {a: {loss: DiceLoss, weight: {schedule: Linear}}}", "a: weight: "),
+        ("fused: 1", "fused is 1, expected a bool"),
+        ("{fused: true, maps: {bone: {}}}", "maps has a key 'bone', expected distance, skeleton"),
+        ("{fused: true, maps: {skeleton: {width: 2}}}", "maps: skeleton: "),
+        ("{fused: true, maps: {distance: {unit: cm}}}", "unit must be 'mm' or 'voxel', got 'cm'"),
+        ("a: [", "while parsing"),
+    ],
+)
+def test_what_is_wrong_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"losses\.yaml: ") as error:
+        recipe_of(text, tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file"):
+        read_recipe(tmp_path / "none.yaml")
