@@ -112,6 +112,8 @@ def test_a_volume_that_is_a_single_line(shape: tuple[int, ...]) -> None:
     mask = np.ones(shape, dtype=bool)
     assert component_count(mask) == 1
     assert centreline_length(mask) == mask.size - 1
+    broken = np.resize([True, False], shape)
+    assert component_count(broken) == (mask.size + 1) // 2
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 3, 3)])
