@@ -101,7 +101,12 @@ def whole(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "moment"), [(1, "between files"), (2, "within a file"), (2, "with cases done")]
+    ("jobs", "moment"),
+    [
+        (1, "between files"),
+        pytest.param(2, "within a file", marks=pytest.mark.slow),
+        pytest.param(2, "with cases done", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_run_again(
     labels: Path, wanted: dict[str, bytes], tmp_path: Path, jobs: int, moment: str
@@ -142,6 +147,7 @@ def workers(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_worker_that_is_killed(labels: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "maps"
@@ -156,6 +162,7 @@ def test_a_worker_that_is_killed(labels: Path, wanted: dict[str, bytes], tmp_pat
     assert not list(out.rglob(".unfinished*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk(labels: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
     """On a file system with room for some of the maps only."""
     out = tmp_path / "small"
@@ -267,6 +274,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[str]]]]
             process.wait()
 
 
+@pytest.mark.slow
 def test_on_a_cluster(
     labels: Path,
     wanted: dict[str, bytes],
@@ -279,6 +287,7 @@ def test_on_a_cluster(
     assert files(tmp_path / "maps") == wanted
 
 
+@pytest.mark.slow
 def test_on_a_cluster_that_loses_a_worker(
     labels: Path,
     wanted: dict[str, bytes],
