@@ -134,7 +134,10 @@ def plans(name: str) -> dict[str, Any]:
 
 def write_preprocessed(folder: Path, name: str, mode: str) -> None:
     """A dataset in ``nnUNet_preprocessed``, in all the configurations at once."""
-    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
 
     home = folder / name
     data = home / "nnUNetPlans_3d_fullres"
@@ -151,11 +154,13 @@ def write_preprocessed(folder: Path, name: str, mode: str) -> None:
             label[:, :, :9] = 3
             places = {key: found[found[:, 3] >= 9] for key, found in places.items()}
             places[(-1, 0, 1, 2)] = np.argwhere(label[None] < 3)
+        patch = tuple(plans(name)["configurations"]["3d_fullres"]["patch_size"])
+        blocks, chunks = comp_blosc2_params((1, *label.shape), patch)
         nnUNetDatasetBlosc2.save_case(
             intensities[None],
             label[None].astype(np.int16),
             {"class_locations": {key: found[::7] for key, found in places.items()}},
             str(data / f"case_{case}"),
-            chunks=(1, 40, 40, 40),
-            blocks=(1, 40, 40, 40),
+            chunks=chunks,
+            blocks=blocks,
         )

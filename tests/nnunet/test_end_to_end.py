@@ -97,9 +97,6 @@ def run(place: Path) -> Run:
         environment.pop("nnUNet_extTrainer", None)
         if trainers:
             environment["nnUNet_extTrainer"] = os.pathsep.join([str(own), str(trainer_folder())])
-        import time
-
-        t = time.time()
         outcome = subprocess.run(
             [str(programs / command[0]), *command[1:]],
             env=environment,
@@ -108,12 +105,6 @@ def run(place: Path) -> Run:
             stderr=subprocess.STDOUT,
             timeout=900,
             check=False,
-        )
-        print(
-            "TIMED",
-            command[0],
-            time.time() - t,
-            [l[-40:] for l in outcome.stdout.splitlines() if "Epoch time" in l],
         )
         assert outcome.returncode == 0, outcome.stdout[-5000:]
         return outcome.stdout
