@@ -136,6 +136,7 @@ def test_real_labels(real_data: Path, tmp_path: Path, name: str) -> None:
 )
 def test_real_arrays(real_data: Path, tmp_path: Path, name: str, pattern: str, count: int) -> None:
     found = sorted((real_data / name).glob(pattern))
+    (tmp_path / "labels").mkdir()
     for path in found:
         npz_as_nifti(path, tmp_path / "labels")
     out = tmp_path / "maps"
