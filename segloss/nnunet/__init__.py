@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "TRAINERS",
     "BoundaryMixin",
     "SegLossMixin",
     "SkeletonRecallMixin",

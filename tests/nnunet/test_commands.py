@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from segloss import nnunet
 from segloss.data_scripts.nnunet import nnunet_app
 from segloss.nnunet import TRAINERS, check, trainer_folder
 from segloss.nnunet.checkpoints import export_model
@@ -26,6 +27,16 @@ FINE: dict[str, Any] = {
 
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(nnunet_app, list(arguments))
+
+
+def test_public_names_are_sorted_and_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "api" / "nnunet.md"
+    assert nnunet.__all__ == sorted(nnunet.__all__)
+    for name in nnunet.__all__:
+        assert f"::: segloss.nnunet.{name}\n" in page.read_text()
+    with pytest.raises(AttributeError, match="no attribute 'nnUNetTrainer'"):
+        nnunet.nnUNetTrainer  # noqa: B018
+    assert dir(nnunet) == nnunet.__all__
 
 
 def test_path_is_a_folder_with_the_shim_alone() -> None:

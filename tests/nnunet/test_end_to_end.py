@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def write_raw(folder: Path) -> None:
         if case < CASES:
             pictures.append((f"labelsTr/tube_{case}.nii.gz", label))
         for name, array in pictures:
-            picture = sitk.GetImageFromArray(array)
+            picture: Any = sitk.GetImageFromArray(array)
             picture.SetSpacing((0.5, 1.0, 2.0))
             sitk.WriteImage(picture, str(folder / name))
 
@@ -136,9 +137,7 @@ def train(run: Run, trainer: str, *options: str, epochs: int, **variables: str) 
     )
 
 
-def predict(
-    run: Run, place: Path, out: str, trainer: str, **options: bool
-) -> dict[str, np.ndarray]:
+def predict(run: Run, place: Path, out: str, trainer: str, **options: Any) -> dict[str, np.ndarray]:
     run(
         *("nnUNetv2_predict", "-i", str(place / "raw" / "Dataset950_Tubes" / "imagesTs")),
         *("-o", str(place / out), "-d", "950", "-c", "3d_fullres", "-f", "0", "-tr", trainer),
