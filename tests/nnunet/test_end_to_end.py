@@ -1,4 +1,4 @@
-"""The real thing, by nnU-Net's own commands: plan, train, go on, predict, export, predict."""
+"""The example by nnU-Net's own commands: plan, train, go on, predict, export, predict."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.nnunet import running  # skips without nnU-Net
 
 # isort: split
 from segloss.nnunet import trainer_folder
-from tests.nnunet.datasets import CASES, dataset_json, image, tubes
+from segloss.nnunet.config import read_recipe
 
 pytestmark = pytest.mark.slow
 assert running
@@ -42,24 +42,8 @@ fused: true
 terms:
   recall: {loss: SkeletonRecallLoss, weight: {schedule: Linear, start: 0.5, end: 1, steps: 1}}
 """
+EXAMPLE = Path(__file__).parents[2] / "examples" / "nnunet"
 Run = Callable[..., str]
-
-
-def write_raw(folder: Path) -> None:
-    """A dataset as people have it."""
-    for part in ("imagesTr", "labelsTr", "imagesTs"):
-        (folder / part).mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps(dataset_json("labels")))
-    for case in range(CASES + 1):
-        label = tubes(case)
-        part = "imagesTr" if case < CASES else "imagesTs"
-        pictures = [(f"{part}/tube_{case}_0000.nii.gz", image(label, case))]
-        if case < CASES:
-            pictures.append((f"labelsTr/tube_{case}.nii.gz", label))
-        for name, array in pictures:
-            picture: Any = sitk.GetImageFromArray(array)
-            picture.SetSpacing((0.5, 1.0, 2.0))
-            sitk.WriteImage(picture, str(folder / name))
 
 
 def masks(folder: Path) -> dict[str, np.ndarray]:
@@ -116,7 +100,8 @@ def run(place: Path) -> Run:
 @pytest.fixture(scope="module")
 def planned(place: Path, run: Run) -> Path:
     """The dataset, planned by nnU-Net; only the network is made smaller."""
-    write_raw(place / "raw" / "Dataset950_Tubes")
+    raw = place / "raw" / "Dataset950_Tubes"
+    run("python", str(EXAMPLE / "make_dataset.py"), str(raw), "--size", "40")
     for name in ("preprocessed", "results"):
         (place / name).mkdir()
     run("nnUNetv2_plan_and_preprocess", "-d", "950", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
@@ -160,7 +145,7 @@ def test_train_go_on_predict_export_and_predict_without_segloss(
     assert re.findall(r"train_skeleton_recall (0\.\d+) \(weight 1\)", second)
 
     with_segloss = predict(run, place, "predicted", "nnUNetTrainerShort")
-    assert len(with_segloss) == 1
+    assert len(with_segloss) == 2
 
     results = place / "results" / "Dataset950_Tubes"
     model = results / "nnUNetTrainerShort__nnUNetPlans__3d_fullres"
@@ -179,6 +164,10 @@ def test_train_go_on_predict_export_and_predict_without_segloss(
         np.testing.assert_array_equal(mask, with_segloss[name])
     with pytest.raises(AssertionError, match="Could not find requested nnunet trainer"):
         predict(run, place, "nothing", "nnUNetTrainerShort", trainers=False)
+
+
+def test_the_losses_of_the_example_are_understood() -> None:
+    assert list(read_recipe(EXAMPLE / "losses.yaml").terms) == ["skeleton_recall", "boundary"]
 
 
 def test_train_from_a_config(place: Path, planned: Path, run: Run) -> None:
