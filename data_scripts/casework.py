@@ -227,8 +227,8 @@ def _written(
             return write(np.int16, step)
         except OverflowError:
             warnings.append(
-                f"{name}: values beyond {2**15 * step:g} {grid.unit}, so stored as float32, which "
-                f"takes twice the room; `clip` in --config prevents it"
+                f"{name}: beyond {2**15 * step:g} {grid.unit}{'s' * (grid.unit == 'voxel')}, so "
+                f"stored as float32, which takes twice the room; `clip` in --config prevents it"
             )
     return write(recipe.dtype(label), None)
 

@@ -153,7 +153,9 @@ def preprocess(
         )
         raise typer.Exit(1) from error
     kinds = ", ".join(f"{count[kind]} {kind}" for kind in ("made", "up to date", "failed"))
-    console.print(f"{len(tasks)} cases: {kinds}. Maps and datalist.json are in {out}")
+    console.print(
+        f"{len(tasks)} cases: {kinds}. Maps and datalist.json are in {out}", soft_wrap=True
+    )
     if count["failed"]:
         raise typer.Exit(1)
 

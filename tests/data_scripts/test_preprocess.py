@@ -321,7 +321,7 @@ def test_distances_beyond_the_steps_are_stored_as_floats(tmp_path: Path) -> None
     out = tmp_path / "maps"
     outcome = run(tmp_path / "labels", "--out", out, "--classes", 2, "--jobs", 1)
     assert outcome.code == 0
-    assert "a: distance: values beyond 512 mm, so stored as float32" in outcome.output
+    assert "a: distance: beyond 512 mm, so stored as float32" in outcome.output
     assert compare(out, {"distance": SignedDistance(2)}) == 1
     assert nib.Nifti1Image.from_filename(out / "distance/a.nii.gz").get_data_dtype() == np.float32
 
