@@ -19,7 +19,7 @@ from segloss.data_scripts.classes import (
 )
 from segloss.data_scripts.volumes import IMAGE_SUFFIXES, SUFFIXES, stem, suffix
 
-__all__ = ["Case", "Classes", "Dataset", "SourceError", "open_dataset"]
+__all__ = ["Case", "Classes", "Dataset", "SourceError", "natural", "open_dataset"]
 
 COUNTS = {"numTraining", "numTest"}
 """Keys that say how many cases a list has, which a list of other cases must not repeat."""
@@ -350,9 +350,10 @@ def _ordered(cases: Sequence[Case]) -> tuple[Case, ...]:
         name = next(name for name in names if name not in taken)
         taken[name] = case.label
         unique.append(replace(case, name=name))
-    return tuple(sorted(unique, key=_natural))
+    return tuple(sorted(unique, key=lambda case: natural(case.name)))
 
 
-def _natural(case: Case) -> tuple[list[str | int], str]:
-    parts = re.split(r"(\d+)", case.name)  # text and number take turns
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)], case.name
+def natural(name: str) -> tuple[list[str | int], str]:
+    """What to sort names by, so that case2 comes before case10."""
+    parts = re.split(r"(\d+)", name)  # text and number take turns
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name

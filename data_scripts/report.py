@@ -17,6 +17,7 @@ from joblib import cpu_count
 from rich.console import Console
 from rich.progress import track
 
+from segloss.data_scripts.datasets import natural
 from segloss.data_scripts.manifest import VERSION, FolderError, Record, read_manifest
 from segloss.data_scripts.pictures import color
 from segloss.data_scripts.scheduling import WorkerDied, results
@@ -102,19 +103,20 @@ def report(
       segloss report maps --out vessels.html --jobs 4
     """  # noqa: D301  # typer wants the control character, not the letters
     try:
-        records = list(read_manifest(folder).values())
+        found = read_manifest(folder).values()
     except FolderError as error:
         raise typer.BadParameter(str(error), param_hint="DIR") from error
+    records = sorted(found, key=lambda record: natural(record.case))
     console = Console(stderr=True, highlight=False)
     pictures: dict[str, bytes] = {}
     problems: dict[str, str] = {}
     tasks = _sitters(records)
     coming = results(_picture, tasks, jobs=min(jobs or cpu_count(), len(tasks) or 1))
-    for sitter, found in track(coming, "Drawing labels", total=len(tasks), console=console):
-        if isinstance(found, bytes):
-            pictures[sitter.case] = found
+    for sitter, outcome in track(coming, "Drawing labels", total=len(tasks), console=console):
+        if isinstance(outcome, bytes):
+            pictures[sitter.case] = outcome
         else:
-            line = f"{sitter.case}: {found}" if isinstance(found, WorkerDied) else found
+            line = f"{sitter.case}: {outcome}" if isinstance(outcome, WorkerDied) else outcome
             problems[sitter.case] = line
             console.print(line, style="red", markup=False, soft_wrap=True)
     target = folder / "report.html" if out is None else out
