@@ -3,17 +3,23 @@
 Plain Python: the losses and the load-time transforms both read it, and neither drags the other in.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 from segloss.tree_files import nested_of_yaml, regions_of_nnunet
+from segloss.tree_nodes import (
+    Rest,
+    check_names,
+    check_splits,
+    flattened,
+    meant,
+    refuse_order,
+    wanted_rest,
+)
 
 __all__ = ["LabelTree"]
-
-Rest = Mapping[str, str] | Literal["auto"] | None
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -72,12 +78,12 @@ class LabelTree:
 
     def __init__(
         self,
-        nested: Mapping[str, Any],
+        nested: Mapping[Any, Any],
         *,
         rest: Rest = "auto",
         background: str | None = "background",
     ) -> None:
-        self._complete(_flattened(nested), rest, background)
+        self._complete(flattened(nested), rest, background)
 
     @classmethod
     def from_parents(
@@ -111,8 +117,9 @@ class LabelTree:
                     f"the parent of {names[node]!r} is number {parent}, expected -1 (none) to "
                     f"{len(names) - 1}"
                 )
+        for node, parent in enumerate(parents):
             if parent >= node:
-                _refuse_order(names, parents, node)
+                refuse_order(names, parents, node)
         nodes = [
             (name, None if parent < 0 else names[parent])
             for name, parent in zip(names, parents, strict=True)
@@ -200,7 +207,7 @@ class LabelTree:
             3
         """
         if name not in self.names:
-            raise ValueError(f"there is no node {name!r} in the tree{_meant(name, self.names)}")
+            raise ValueError(f"there is no node {name!r} in the tree{meant(name, self.names)}")
         return self.names.index(name)
 
     def ancestors(self, node: int) -> tuple[int, ...]:
@@ -253,13 +260,13 @@ class LabelTree:
             row for row, leaf in enumerate(self.leaves) if leaf in self.rest and self._top(leaf)
         ]
         inside = [row for row in range(len(matrix)) if row not in outside]
-        largest = max((matrix[i][j] for i in inside for j in inside), default=0)
-        if len(inside) > 1 and not largest:
+        largest = max(matrix[i][j] for i in inside for j in inside)
+        if not largest and len(inside) > 1:
             raise ValueError("weights: all steps between the leaves have length 0")
         for i, row in enumerate(matrix):
             for j in range(len(row)):
                 far = i != j and (i in outside or j in outside)
-                row[j] = 1.0 if far else row[j] / largest
+                row[j] = 1.0 if far else row[j] / (largest or 1)
         return tuple(map(tuple, matrix))
 
     def _top(self, node: int) -> bool:
@@ -269,17 +276,18 @@ class LabelTree:
         self, nodes: list[tuple[str, str | None]], rest: Rest, background: str | None
     ) -> None:
         """Check the nodes, each with the name of its parent, and add what they leave over."""
-        _check_names([name for name, _ in nodes])
-        wanted = _wanted(nodes, rest)
+        check_names([name for name, _ in nodes])
+        wanted = wanted_rest(nodes, rest)
         if background is not None:
             wanted[None] = background
-        made = {leaf: parent for parent, leaf in wanted.items() if (leaf, parent) not in nodes}
-        ordered = [(leaf, None) for leaf, parent in made.items() if parent is None]
+        made = {parent: leaf for parent, leaf in wanted.items() if (leaf, parent) not in nodes}
+        ordered: list[tuple[str, str | None]] = [(made[None], None)] if None in made else []
         for name, parent in nodes:
             ordered.append((name, parent))
-            ordered += [(leaf, name) for leaf, over in made.items() if over == name]
+            if name in made:
+                ordered.append((made[name], name))
         names = [name for name, _ in ordered]
-        _check_names(names)
+        check_names(names)
         number: dict[str | None, int] = {name: index for index, name in enumerate(names)}
         number[None] = -1
         parents = [number[parent] for _, parent in ordered]
@@ -287,7 +295,7 @@ class LabelTree:
         for node, parent_number in enumerate(parents):
             if parent_number >= 0:
                 children[parent_number].append(node)
-        _check_splits(names, parents, children, wanted.values())
+        check_splits(names, parents, children, wanted.values())
 
         leaves = [node for node in range(len(names)) if not children[node]]
         inside: list[set[int]] = [set() for _ in names]
@@ -316,115 +324,3 @@ class LabelTree:
             lines.append(f"{branch}{self.names[node]}{label}")
             lines += self._lines(self.children[node], below)
         return lines
-
-
-def _flattened(nested: Any) -> list[tuple[str, str | None]]:
-    """All nodes of nested mappings, each with the name of its parent, parents first."""
-    if not isinstance(nested, Mapping):
-        raise TypeError(f"a tree is a mapping of names to children, got {nested!r}")
-    nodes: list[tuple[str, str | None]] = []
-
-    def visit(children: Any, parent: str | None, above: tuple[str, ...]) -> None:
-        if isinstance(children, Sequence) and not isinstance(children, str):
-            children = dict.fromkeys(children) if _distinct(children, parent) else {}
-        if children is not None and not isinstance(children, Mapping):
-            raise TypeError(
-                f"{parent!r} has {children!r}, expected a mapping or a list of its children's "
-                "names, or None"
-            )
-        for name, below in (children or {}).items():
-            if name in above:
-                raise ValueError(f"{name!r} is part of itself: {' > '.join([*above, name])}")
-            nodes.append((name, parent))
-            visit(below, name, (*above, name))
-
-    visit(nested, None, ())
-    return nodes
-
-
-def _distinct(children: Sequence[Any], parent: str | None) -> bool:
-    for child in children:
-        if not isinstance(child, str):
-            raise TypeError(
-                f"{parent!r} lists {child!r}, expected names; children that have children of "
-                "their own are a mapping"
-            )
-    _check_names(children)
-    return True
-
-
-def _check_names(names: Sequence[Any]) -> None:
-    seen = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a node must be text, got {name!r}: quote it")
-        if not name.strip():
-            raise ValueError(f"the name of a node is empty: {name!r}")
-        if name in seen:
-            raise ValueError(f"the name {name!r} comes twice: every node has a name of its own")
-        seen.add(name)
-
-
-def _wanted(nodes: list[tuple[str, str | None]], rest: Rest) -> dict[str | None, str]:
-    """The name of what is left of each parent of which something is."""
-    counts: dict[str | None, int] = {}
-    for _, parent in nodes:
-        counts[parent] = counts.get(parent, 0) + 1
-    if rest == "auto":
-        single = (name for name, _ in nodes if counts.get(name) == 1)
-        return {name: f"rest of {name}" for name in single}
-    if rest is not None and not isinstance(rest, Mapping):
-        raise TypeError(f"rest must be 'auto', None, or names by their parents', got {rest!r}")
-    names = [name for name, _ in nodes]
-    for parent in rest or {}:
-        if parent not in names:
-            raise ValueError(
-                f"rest: there is no node {parent!r} in the tree{_meant(parent, names)}"
-            )
-        if parent not in counts:
-            raise ValueError(f"rest: {parent!r} is a leaf, of which nothing is left")
-    return dict(rest or {})
-
-
-def _check_splits(
-    names: list[str], parents: list[int], children: list[list[int]], rest: Iterable[str]
-) -> None:
-    """Raise unless every parent, and the whole, has two parts or more, and each rest is a leaf."""
-    for name in rest:
-        if children[names.index(name)]:
-            raise ValueError(
-                f"{name!r} is to hold what is left over, but has children of its own: name another "
-                "leaf, or None if nothing is left over"
-            )
-    for node, below in enumerate(children):
-        if len(below) == 1:
-            raise ValueError(
-                f"{names[node]!r} has a single child, {names[below[0]]!r}, and would be the same: "
-                f"name what else it holds, rest={{{names[node]!r}: ...}}, or say rest='auto'"
-            )
-    top = [names[node] for node, parent in enumerate(parents) if parent < 0]
-    if len(top) < 2:
-        raise ValueError(
-            f"the tree has {top or 'no nodes'} at its top: expected two nodes or more, which "
-            "exclude each other, or one and a background"
-        )
-
-
-def _refuse_order(names: Sequence[str], parents: Sequence[int], node: int) -> NoReturn:
-    path = [node]
-    while parents[path[-1]] >= 0:
-        path.append(parents[path[-1]])
-        if path[-1] == node:
-            way = " < ".join(repr(names[v]) for v in path)
-            raise ValueError(f"{names[node]!r} is part of itself: {way}")
-        if path.count(path[-1]) > 1:
-            break  # a cycle further up, which has a message of its own
-    raise ValueError(
-        f"the parent of {names[node]!r}, {names[parents[node]]!r}, comes after it: put parents "
-        "before their children"
-    )
-
-
-def _meant(name: str, names: Sequence[str]) -> str:
-    close = get_close_matches(str(name), names, n=1)
-    return f": did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"

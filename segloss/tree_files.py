@@ -47,9 +47,12 @@ def regions_of_nnunet(
     Raises:
         ValueError: If the regions are no tree, or the labels not 0, 1, 2 …
     """
-    if not isinstance(dataset, Mapping):
-        dataset = json.loads(Path(dataset).read_text(encoding="utf-8"))
-    labels = dataset.get("labels")
+    content: Mapping[str, Any] = (
+        dataset
+        if isinstance(dataset, Mapping)
+        else json.loads(Path(dataset).read_text(encoding="utf-8"))
+    )
+    labels = content.get("labels")
     if not isinstance(labels, Mapping) or labels.get("background") != 0:
         raise ValueError(
             f'"labels" must be like {{"background": 0, "whole": [1, 2], "core": 2}}, got {labels!r}'
