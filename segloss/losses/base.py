@@ -6,6 +6,7 @@ read the channels alike in one pass over the voxels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, get_args
 
 import torch
@@ -113,13 +114,13 @@ class Loss(nn.Module, ABC):
         return one_pass([self], input, target, maps)[0]
 
     def full_class_weight(self, channels: int) -> tuple[float, ...] | None:
-        """The weight of every channel, the unscored first one's being 0."""
-        first = self.encoding.first
+        """The weight of every node, the unscored first one's being 0."""
+        first, nodes = self.encoding.first, self.encoding.nodes(channels)
         if self.class_weight is None:
-            return None if first == 0 else (0.0,) + (1.0,) * (channels - 1)
-        if len(self.class_weight) != channels - first:
+            return None if first == 0 else (0.0,) + (1.0,) * (nodes - 1)
+        if len(self.class_weight) != nodes - first:
             raise ValueError(
-                f"class_weight has {len(self.class_weight)} numbers, expected {channels - first}: "
+                f"class_weight has {len(self.class_weight)} numbers, expected {nodes - first}: "
                 f"one for each scored class of an input with {channels} channels"
             )
         return (0.0,) * first + self.class_weight
@@ -278,7 +279,7 @@ def _completed(loss: Loss, input: Tensor) -> Request:
     """A loss's request, with its class weights for the channels at hand."""
     weight = loss.full_class_weight(input.shape[1] if input.ndim > 1 else 0)
     request = loss.request
-    terms = tuple(VoxelSum(term.phi, weight) for term in request.voxels)
+    terms = tuple(replace(term, class_weight=weight) for term in request.voxels)
     return Request(request.regions, terms)
 
 
@@ -316,7 +317,7 @@ def _check_coverage(
     """Raise if a map has no channel for the background, but the loss scores it."""
     for name, x in maps.items():
         channels = encoded.maps[name].shape[1] if encoded.maps[name].ndim == 3 else None
-        if channels is not None and channels < input.shape[1] - loss.encoding.first:
+        if channels is not None and channels < encoded.nodes - loss.encoding.first:
             raise ValueError(
                 f"{name} map has shape {tuple(x.shape)}, expected {tuple(input.shape)}, because "
                 f"{type(loss).__name__} scores the background: make the map with background=True, "
