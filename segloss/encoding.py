@@ -34,6 +34,7 @@ _LABEL_MAPS = frozenset({"skeleton"})
 _MAKERS = {
     "skeleton": 'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label")',
     "distance": 'batch["distance_label"], made by segloss.transforms.SignedDistanced("label")',
+    "dataset": "the number of each sample's data set, LabelSpace.number(name)",
 }
 
 
@@ -84,6 +85,16 @@ class Encoding(ABC):
     @abstractmethod
     def all_channels(self) -> "Encoding":
         """The same reading of the channels with every node scored; equal ones share a pass."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The maps that `encode` needs, whatever the loss; ``weight`` is not among them."""
+        return frozenset()
+
+    @property
+    def partial(self) -> bool:
+        """Whether a node may be unknown throughout a sample, and is to be left out of the mean."""
+        return False
 
     def nodes(self, channels: int) -> int:
         """How many nodes an input with so many channels has."""

@@ -15,7 +15,7 @@ from segloss.activation import NodeActivation, Softmax
 from segloss.encoding import Encoded
 from segloss.shapes import Flat, PerVoxel, Weights
 
-__all__ = ["Block", "Place", "places"]
+__all__ = ["Block", "Place", "check_labels", "places", "product"]
 
 # Numbers in a block of logits, or of nodes, whichever are more. On the CPU larger blocks cost memory, smaller ones the overhead of
 # many small operations (benchmarks/loss_step.md). A GPU wants large ones.
@@ -140,7 +140,8 @@ class Block:
             return self._target.long()
         self._check("target", self._target, (rows.shape[1], self._labels[1]))
         found = rows[self._samples].gather(1, self._target.long())
-        self._check("target", found, self._labels)
+        if not self._checked:
+            _check_rows(found, self._target, self._labels[1])
         return found
 
     @lazy
@@ -247,7 +248,7 @@ class Block:
 
     def _check(self, name: str, labels: Tensor, expected: tuple[int, str]) -> None:
         if not self._checked:
-            _check_labels(name, labels, *expected)
+            check_labels(name, labels, *expected)
 
     def _one_hot(self, labels: Tensor, first: int, end: int) -> Flat:
         """``(b, n)`` labels as memberships of the classes from the first on."""
@@ -263,7 +264,7 @@ def product(matrix: Tensor, x: Flat) -> Flat:
     return torch.bmm(matrix.to(x.dtype).expand(len(x), -1, -1), x)
 
 
-def _check_labels(name: str, labels: Tensor, count: int, why: str) -> None:
+def check_labels(name: str, labels: Tensor, count: int, why: str) -> None:
     """Raise unless these are class labels: at once on the CPU, without a sync on a GPU."""
     on_cpu = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if labels.is_floating_point():
@@ -282,6 +283,17 @@ def _check_labels(name: str, labels: Tensor, count: int, why: str) -> None:
             f"{name} holds label {worst}, but {why}, for labels 0 to {count - 1}"
             + (hint if name == "target" else "")
         )
+
+
+def _check_rows(rows: Tensor, labels: Tensor, why: str) -> None:
+    """Raise unless every label has a row."""
+    missing = rows < 0
+    on_cpu = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and missing.any():
+        wrong = labels[missing].unique().tolist()
+        raise ValueError(f"target holds labels {wrong}, which stand for nothing: {why}")
+    if not on_cpu:
+        _require(~missing.any(), "target holds labels that stand for nothing", on_cpu)
 
 
 def _require(condition: Tensor, message: str, on_cpu: bool) -> None:

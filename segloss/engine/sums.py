@@ -281,9 +281,9 @@ def _slope_in_channels(
     others = tuple(name for name in names if name not in confusion.SUMS)
     slope = confusion.slope(block, scales.get("confusion"), out)
     if others:
-        assert isinstance(block.activation, Softmax) and block.activation.members is not None
         by_node = _slope_in_pred(block, others, scales, None)
-        slope += product(block.activation.members.T, by_node)
+        members = block.activation.members if isinstance(block.activation, Softmax) else None
+        slope += by_node if members is None else product(members.T, by_node)
     return slope
 
 

@@ -159,6 +159,8 @@ def _outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor |
     if outcomes.known is None:
         return weight
     telling = outcomes.known.amax(1)
+    if outcomes.sets is not None:
+        telling = (~outcomes.sets.all(1)).to(telling)
     return telling if weight is None else weight * telling
 
 

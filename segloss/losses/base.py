@@ -200,6 +200,8 @@ class ScoreLoss(RegionLoss):
             score = torch.where(absent, ratio(regions["pred"], count), score)
         score = score.masked_fill(count == 0, 0)
         present = regions[self.presence] != 0 if self.empty == "skip" else None
+        if self.encoding.partial:
+            present = count != 0 if present is None else present & (count != 0)
         return class_mean(score, self.class_weight, self.reduction, present)
 
 
@@ -239,7 +241,8 @@ def one_pass(
     input, target = _plain(input), _plain(target)
     maps = {name: _plain(x) for name, x in maps.items()}
     requests = [_completed(loss, input) for loss in losses]
-    needed = frozenset().union(*(request.maps for request in requests))
+    read_by_encodings = [loss.encoding.reads for loss in losses]
+    needed = frozenset().union(*(request.maps for request in requests), *read_by_encodings)
     _check_maps(needed, maps)
 
     values: list[Tensor] = [input] * len(losses)
@@ -248,11 +251,12 @@ def one_pass(
         request = Request()
         for i in members:
             request |= requests[i]
-        own = {k: x for k, x in maps.items() if k in request.maps or k == "weight"}
+        read = {"weight"} | encoding.reads | request.maps
+        own = {name: x for name, x in maps.items() if name in read}
         encoded = encoding.encode(input, target, own)
         for i in members:
-            read = {name: maps[name] for name in requests[i].maps}
-            _check_coverage(losses[i], input, encoded, read)
+            scored = {name: maps[name] for name in requests[i].maps}
+            _check_coverage(losses[i], input, encoded, scored)
         regions, voxels = engine.one_pass(encoded, request)
         for i in members:
             value = _value(losses[i], requests[i], request, regions, voxels)
