@@ -78,6 +78,15 @@ class NodeActivation(Activation, ABC):
     def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
         """The logs of p and of 1 - p of every node, each ``(b, v, n)``."""
 
+    def answers(self, logits: Flat, true: Flat) -> tuple[Flat, Flat]:
+        """The logs of the probabilities of yes and of no for the cross entropy of each node.
+
+        Args:
+            logits: ``(b, c, n)``.
+            true: Memberships of the nodes, ``(b, v, n)``; yes counts where it is 1, no where 0.
+        """
+        return self.log_probabilities(logits)
+
     @abstractmethod
     def surprise(
         self, logits: Flat, true: Flat, known: Flat | None, weight: tuple[float, ...] | None

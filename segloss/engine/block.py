@@ -93,15 +93,8 @@ class Block:
             members = self.activation.members
             return self.softmax[0] if members is None else product(members, self.softmax[0])
         if isinstance(self.activation, NodeActivation):
-            return self.log_probabilities[0].exp()
+            return self.activation.log_probabilities(self.logits)[0].exp()
         return self.logits.sigmoid()
-
-    @lazy
-    def log_probabilities(self) -> tuple[Flat, Flat]:
-        """The logs of p and of 1 - p of the nodes, each ``(b, v, n)``."""
-        if isinstance(self.activation, NodeActivation):
-            return self.activation.log_probabilities(self.logits)
-        return logsigmoid(self.logits), logsigmoid(-self.logits)
 
     @lazy
     def softmax(self) -> tuple[Flat, PerVoxel, PerVoxel]:
@@ -111,6 +104,13 @@ class Block:
         odds = (self.logits - top).exp()
         total = odds.sum(1, keepdim=True)
         return odds / total if odds.requires_grad else odds.div_(total), top, total
+
+    @lazy
+    def answers(self) -> tuple[Flat, Flat]:
+        """The logs of the probabilities of yes and of no, each ``(b, v, n)``, for cross entropy."""
+        if isinstance(self.activation, NodeActivation):
+            return self.activation.answers(self.logits, self.true)
+        return logsigmoid(self.logits), logsigmoid(-self.logits)
 
     @lazy
     def cross_entropy(self) -> Tensor:

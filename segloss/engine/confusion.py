@@ -20,7 +20,7 @@ _FROM_THEM = frozenset({"count", "pred", "true", "overlap", "true_squared"})
 
 def instead_of(names: tuple[str, ...]) -> tuple[str, ...]:
     """What to sum up so that `node_sums` has those of these names that it can give."""
-    others = tuple(name for name in names if name not in _FROM_THEM)
+    others = tuple(name for name in names if name not in _FROM_THEM.union(SUMS))
     return others if len(others) == len(names) else (*SUMS, *others)
 
 

@@ -15,14 +15,14 @@ Region sums go by name, each a number per sample and node:
 ``skeleton``           Σ w s
 =====================  ==============================================================
 
-with p the probability, y the target's membership and w the voxel's weight. Sums over the voxels'
+with p the probability, y the target's membership and w the voxel's weight. Where labels name nodes
+of a tree there are the ``confusion`` and the ``tally`` of `segloss.engine.confusion` too. Sums over the voxels'
 cross entropies, `segloss.engine.voxel.VoxelSum`, are computed in the same pass.
 
 The forward pass reads the logits block by block and keeps nothing else; the backward pass reads
 them again and writes the gradient in closed form from the derivatives of the sums; where there is
 none, autograd differentiates one block at a time. Memory beyond the gradient itself is a few
-blocks. Where labels name nodes of a tree, the sums that are linear in p come out of a smaller
-thing, `segloss.engine.confusion`. Second derivatives take the dense path: the same sums over one
+blocks. Second derivatives take the dense path: the same sums over one
 block as large as the batch, under ordinary autograd.
 """
 
@@ -41,7 +41,10 @@ from segloss.engine import confusion
 from segloss.engine.block import Block, Place, places, product
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
 
-__all__ = ["Request", "dense_sums", "map_of", "one_pass"]
+__all__ = ["Request", "Sums", "dense_sums", "map_of", "one_pass"]
+
+Sums = dict[str, Tensor]
+"""Region sums by name."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def map_of(name: str) -> str | None:
     return None if known else name.removeprefix("pred*")
 
 
-def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
-    """The region sums, ``(r, b, v)``, and the voxel sums and their normalisers, ``(s, 2, b)``.
+def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
+    """The region sums, each ``(b, v)``, and the voxel sums and their normalisers, ``(s, 2, b)``.
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
     Under torch.compile it is `dense_sums`, which the compiler can see into and fuse.
@@ -88,7 +91,7 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     return _by_node(packed, encoded, inner, request)
 
 
-def dense_sums(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
+def dense_sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """The same as `one_pass` by ordinary autograd: slow, large, and twice differentiable."""
     inner = _inner(encoded, request)
     return _by_node(_packed_sums(Block(encoded), inner), encoded, inner, request)
@@ -103,15 +106,15 @@ def _inner(encoded: Encoded, request: Request) -> Request:
 
 def _by_node(
     packed: Tensor, encoded: Encoded, inner: Request, request: Request
-) -> tuple[Tensor, Tensor]:
-    """The sums of a request from the packed sums, a row for each name."""
+) -> tuple[Sums, Tensor]:
+    """The sums of a request from the packed sums; a node that a map lacks has a sum of 0."""
     sums, voxels = _unpacked(packed, encoded, inner)
     if encoded.outcomes is not None:
         members = encoded.activation.members if isinstance(encoded.activation, Softmax) else None
         sums |= confusion.node_sums(sums, encoded.outcomes, members)
-    b, v = packed.shape[0], encoded.nodes
-    whole = [pad(sums[name], (v - sums[name].shape[1], 0)) for name in request.regions]
-    return torch.stack(whole) if whole else packed.new_zeros(0, b, v), voxels
+    missing = {name: max(0, encoded.nodes - x.shape[1]) for name, x in sums.items()}
+    missing |= dict.fromkeys(confusion.SUMS, 0)
+    return {name: pad(sums[name], (missing[name], 0)) for name in request.regions}, voxels
 
 
 def _full_precision(logits: Tensor) -> torch.autocast:
@@ -187,9 +190,7 @@ def _packed_sums(block: Block, request: Request) -> Tensor:
     return torch.cat(regions + voxel_sums(block, request.voxels), 1)
 
 
-def _unpacked(
-    packed: Tensor, encoded: Encoded, request: Request
-) -> tuple[dict[str, Tensor], Tensor]:
+def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """Undo the packing: the region sums by name, and the voxel sums, ``(s, 2, b)``."""
     *regions, voxels = packed.split(_widths(encoded, request), 1)
     named = dict(zip(request.regions, regions, strict=True))

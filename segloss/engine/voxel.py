@@ -9,7 +9,7 @@ activation gives labels no probability of their own, or if the sum asks for it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -88,26 +88,24 @@ class VoxelSum:
     Args:
         phi: The loss of a voxel as a function of its cross entropy.
         class_weight: α for each node; None for 1.
-        by_node: Of each node's yes or no, whatever the activation.
-        step_weight: How much each step down the tree counts for the cross entropy of a label, by
-            the node it leads to; None for 1.
+        of: The cross entropy of the voxel's ``"label"``; of each ``"step"`` down the tree to it,
+            times α of the node that it leads to; or of each ``"node"``'s yes or no.
     """
 
     phi: Phi
     class_weight: tuple[float, ...] | None = None
-    by_node: bool = False
-    step_weight: tuple[float, ...] | None = None
+    of: Literal["label", "step", "node"] = "label"
 
     @property
     def name(self) -> str:
         """Equal names are equal sums: strings, which torch.compile can compare."""
-        return f"{self.phi.name} {self.class_weight} {self.by_node} {self.step_weight}"
+        return f"{self.phi.name} of {self.of} {self.class_weight}"
 
 
 def has_closed_form(activation: Activation, terms: tuple[VoxelSum, ...]) -> bool:
     """Whether the gradient needs no autograd."""
     if isinstance(activation, Softmax):
-        return not any(term.by_node or term.step_weight for term in terms)
+        return not any(term.of == "node" or _weighs_steps(term) for term in terms)
     return isinstance(activation, Sigmoid)
 
 
@@ -185,7 +183,7 @@ def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
 
 def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
     """Derivative of the voxel sums by the logits of a multi-label head."""
-    yes, no = _binary_cross_entropies(block)
+    yes, no = (-log for log in block.answers)
     pull = torch.zeros_like(block.pred)
     for term, scale in zip(terms, scales, strict=True):
         towards_no = (1 - block.true) * term.phi.slope(no) * block.pred
@@ -194,37 +192,38 @@ def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Te
     return pull
 
 
-def _binary_cross_entropies(block: Block) -> tuple[Tensor, Tensor]:
-    """-log p and -log(1 - p), by a formula whose slope is right at 0 too."""
-    log_pred, log_rest = block.log_probabilities
-    return -log_pred, -log_rest
-
-
 def voxel_sums(block: Block, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
     """Each sum and its normaliser, ``(b, 2)``."""
     return [
         _sum_by_node(block, term)
-        if term.by_node or not block.activation.joint
+        if term.of == "node" or not block.activation.joint
         else _sum_by_label(block, term)
         for term in terms
     ]
 
 
 def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
-    if isinstance(block.activation, Softmax) and term.step_weight is None:
+    by_step = term.of == "step"
+    if isinstance(block.activation, Softmax) and not _weighs_steps(term):
         m = block.cross_entropy
     else:
         assert isinstance(block.activation, NodeActivation)
-        m = block.activation.surprise(block.logits, block.true, block.known, term.step_weight)
-    shares, value = _class_shares(block, term.class_weight), phi_of(term.phi, m)
+        weight = term.class_weight if by_step else None
+        m = block.activation.surprise(block.logits, block.true, block.known, weight)
+    shares = _class_shares(block, None if by_step else term.class_weight)
+    value = phi_of(term.phi, m)
     b, _, n = block.logits.shape
     if shares is None:
         return torch.stack((value.sum((1, 2)), value.new_full((b,), n)), 1)
     return torch.stack(((value * shares).sum((1, 2)), shares.sum((1, 2))), 1)
 
 
+def _weighs_steps(term: VoxelSum) -> bool:
+    return term.of == "step" and term.class_weight is not None
+
+
 def _sum_by_node(block: Block, term: VoxelSum) -> Tensor:
-    yes, no = _binary_cross_entropies(block)
+    yes, no = (-log for log in block.answers)
     value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
     weight = _entry_weight(block, term.class_weight)
     return torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1)

@@ -281,9 +281,7 @@ class _OnLeaves(Softmax, _OfTree):
             others = _without_each(torch.stack([inside[node] for node in nodes], 1))
             for i, node in enumerate(nodes):
                 beside = others[:, i]
-                outside[node] = (
-                    beside if parent < 0 else torch.logaddexp(outside[parent], beside)
-                )
+                outside[node] = beside if parent < 0 else torch.logaddexp(outside[parent], beside)
         every = torch.stack([inside[node] for node in below[-1]], 1).logsumexp(1)
         nodes = range(len(self.tree))
         return _both([inside[v] - every for v in nodes], [outside[v] - every for v in nodes])

@@ -269,10 +269,15 @@ def _plain(x: Tensor) -> Tensor:
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 
 
-def _value(loss: Loss, own: Request, joint: Request, regions: Tensor, voxels: Tensor) -> Tensor:
+def _value(
+    loss: Loss, own: Request, joint: Request, regions: engine.Sums, voxels: Tensor
+) -> Tensor:
     """Pick a loss's sums out of those of a joint pass, pool them, and reduce."""
-    rows = [joint.regions.index(name) for name in own.regions]
-    pooled = pool(regions[rows][:, :, loss.encoding.first :], loss.group)
+    scored = [regions[name][:, loss.encoding.first :] for name in own.regions]
+    pooled: Sequence[Tensor] = []
+    if scored:  # side by side: between ranks one message is cheaper than many
+        widths = [x.shape[1] for x in scored]
+        pooled = pool(torch.cat(scored, 1)[None], loss.group)[0].split(widths, 1)
     names = [term.name for term in joint.voxels]
     columns = [names.index(term.name) for term in own.voxels]
     summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
