@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.encoding import Multiclass, Multilabel
+    from segloss.hierarchy.label_sets import LabelHeads, LabelSets
+    from segloss.hierarchy.label_space import LabelSpace
+    from segloss.hierarchy.partial import ExclusionLoss, NullBCELoss
+    from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
     from segloss.losses.overlap import (
@@ -31,6 +35,10 @@ __version__ = "0.1.0"
 _HOME = {
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.encoding": ("Multiclass", "Multilabel"),
+    "segloss.hierarchy.label_sets": ("LabelHeads", "LabelSets"),
+    "segloss.hierarchy.label_space": ("LabelSpace",),
+    "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
+    "segloss.label_tree": ("LabelTree",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
     "segloss.losses.centerline": ("SkeletonRecallLoss", "skeleton_recall"),
     "segloss.losses.overlap": (
@@ -57,13 +65,19 @@ __all__ = [
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
     "DiceLoss",
+    "ExclusionLoss",
     "FocalLoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
+    "LabelHeads",
+    "LabelSets",
+    "LabelSpace",
+    "LabelTree",
     "Linear",
     "Loss",
     "Multiclass",
     "Multilabel",
+    "NullBCELoss",
     "RegionLoss",
     "SkeletonRecallLoss",
     "Step",

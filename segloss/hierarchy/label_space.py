@@ -55,9 +55,7 @@ class LabelSpace:
     names: tuple[str, ...]
     values: tuple[tuple[tuple[int, tuple[str, ...], LeafSet], ...], ...]
 
-    def __init__(
-        self, tree: LabelTree, datasets: Mapping[str, Mapping[int, Meaning]]
-    ) -> None:
+    def __init__(self, tree: LabelTree, datasets: Mapping[str, Mapping[int, Meaning]]) -> None:
         if not datasets:
             raise ValueError("datasets is empty: expected label values for one data set or more")
         for word in (IGNORE, OTHERS):
@@ -82,11 +80,16 @@ class LabelSpace:
         """The numbers of the leaves that each label value of a data set stands for."""
         return {value: leaves for value, _, leaves in self.values[self.number(dataset)]}
 
-    def labelled(self, dataset: str) -> tuple[int, ...]:
-        """The nodes that a data set labels: some label says that a voxel is in it, for sure."""
+    def labelled(self, dataset: str) -> frozenset[int]:
+        """The nodes that a data set labels: the labels that lie in one make up all of it."""
         sets = self.leaves(dataset).values()
-        inside = [leaves_in(self.tree, node) for node in range(len(self.tree))]
-        return tuple(v for v, within in enumerate(inside) if any(each <= within for each in sets))
+        found = []
+        for node in range(len(self.tree)):
+            within = leaves_in(self.tree, node)
+            told = [leaves for leaves in sets if leaves <= within]
+            if within == frozenset().union(*told):
+                found.append(node)
+        return frozenset(found)
 
 
 def leaves_in(tree: LabelTree, node: int) -> LeafSet:
