@@ -10,9 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.encoding import Multiclass, Multilabel
+    from segloss.hierarchy.activations import (
+        ConditionalSigmoid,
+        LeafSoftmax,
+        MaxConstraint,
+        MultiLevelActivation,
+        TreeActivation,
+    )
+    from segloss.hierarchy.encoding import Tree
     from segloss.hierarchy.label_sets import LabelHeads, LabelSets
     from segloss.hierarchy.label_space import LabelSpace
+    from segloss.hierarchy.losses import (
+        GeneralizedWassersteinDiceLoss,
+        HierarchicalCrossEntropyLoss,
+        HierarchicalDiceCELoss,
+    )
     from segloss.hierarchy.partial import ExclusionLoss, NullBCELoss
+    from segloss.hierarchy.sigmoids import MaxConstraintLoss, TreeMinLoss
     from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
@@ -35,6 +49,23 @@ __version__ = "0.1.0"
 _HOME = {
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.encoding": ("Multiclass", "Multilabel"),
+    "segloss.hierarchy.activations": (
+        "ConditionalSigmoid",
+        "LeafSoftmax",
+        "MaxConstraint",
+        "MultiLevelActivation",
+        "TreeActivation",
+    ),
+    "segloss.hierarchy.encoding": ("Tree",),
+    "segloss.hierarchy.losses": (
+        "GeneralizedWassersteinDiceLoss",
+        "HierarchicalCrossEntropyLoss",
+        "HierarchicalDiceCELoss",
+    ),
+    "segloss.hierarchy.sigmoids": (
+        "MaxConstraintLoss",
+        "TreeMinLoss",
+    ),
     "segloss.hierarchy.label_sets": ("LabelHeads", "LabelSets"),
     "segloss.hierarchy.label_space": ("LabelSpace",),
     "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
@@ -60,6 +91,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "BoundaryLoss",
     "CompoundLoss",
+    "ConditionalSigmoid",
     "Constant",
     "Cosine",
     "CrossEntropyLoss",
@@ -68,19 +100,29 @@ __all__ = [
     "ExclusionLoss",
     "FocalLoss",
     "GeneralizedDiceLoss",
+    "GeneralizedWassersteinDiceLoss",
+    "HierarchicalCrossEntropyLoss",
+    "HierarchicalDiceCELoss",
     "JaccardLoss",
     "LabelHeads",
     "LabelSets",
     "LabelSpace",
     "LabelTree",
+    "LeafSoftmax",
     "Linear",
     "Loss",
+    "MaxConstraint",
+    "MaxConstraintLoss",
+    "MultiLevelActivation",
     "Multiclass",
     "Multilabel",
     "NullBCELoss",
     "RegionLoss",
     "SkeletonRecallLoss",
     "Step",
+    "Tree",
+    "TreeActivation",
+    "TreeMinLoss",
     "TverskyLoss",
     "VoxelLoss",
     "boundary",

@@ -7,13 +7,14 @@ An activation is a frozen dataclass of options; `segloss.Tree` binds it to a tre
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from typing import Literal, final
+from itertools import pairwise
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from segloss.activation import Activation, NodeActivation, Softmax
+from segloss.activation import NodeActivation, Softmax
 from segloss.arguments import one_of
 from segloss.hierarchy.chain import levels_of
 from segloss.label_tree import LabelTree
@@ -25,6 +26,8 @@ __all__ = [
     "MaxConstraint",
     "MultiLevelActivation",
     "TreeActivation",
+    "heads_of",
+    "members",
 ]
 
 
@@ -35,6 +38,9 @@ class TreeActivation(ABC):
     nodes, each ``(b, v, *space)`` in single precision or more, with p of a node at most that of its
     parent.
     """
+
+    joint: ClassVar[bool] = True
+    """A label has a probability of its own; if not, each node is a question of its own."""
 
     @abstractmethod
     def channels(self, tree: LabelTree) -> tuple[str, ...]:
@@ -142,6 +148,7 @@ class MaxConstraint(TreeActivation):
     """
 
     mode: Literal["max", "min"] = "max"
+    joint: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         one_of("mode", self.mode, ("max", "min"))
@@ -193,7 +200,7 @@ class MultiLevelActivation(TreeActivation):
         if not 0 < self.steepness < float("inf"):
             raise ValueError(f"steepness must be a finite number above 0, got {self.steepness!r}")
         given = self.thresholds or ()
-        if any(not a < b for a, b in zip(given, given[1:], strict=False)):
+        if any(not a < b for a, b in pairwise(given)):
             raise ValueError(f"thresholds must increase, got {given}")
 
     def channels(self, tree: LabelTree) -> tuple[str, ...]:
@@ -288,7 +295,7 @@ class _OnLeaves(Softmax, _OfTree):
 
 
 def _without_each(x: Tensor) -> Tensor:
-    """log Σ e^x over all of ``(b, k, n)`` but one, for each one, k at least 2."""
+    """The log of Σ e^x over all of ``(b, k, n)`` but one, for each one, k at least 2."""
     if x.shape[1] == 2:
         return x.flip(1)
     top, index = x.detach().max(1, keepdim=True)
@@ -332,7 +339,7 @@ class _Conditional(_OfTree):
         return total[:, None]
 
     def _steps(self, logits: Flat) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """log of the probability of each node, and of its opposite, given its parent."""
+        """The log probability of each node, and of its opposite, given its parent."""
         heads = heads_of(self.tree)
         yes = {node: logsigmoid(logits[:, i]) for i, node in enumerate(heads)}
         no = {node: logsigmoid(-logits[:, i]) for i, node in enumerate(heads)}

@@ -25,6 +25,8 @@ from segloss.shapes import Logits, Map, Target
 
 __all__ = ["Tree"]
 
+_DEFAULT = LeafSoftmax()
+
 
 @final
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Tree(Encoding):
     """
 
     tree: LabelTree
-    activation: TreeActivation = LeafSoftmax()
+    activation: TreeActivation = _DEFAULT
     labels: Sequence[str] | None = None
     ignore: int | None = None
 
@@ -69,13 +71,18 @@ class Tree(Encoding):
         self.activation.channels(self.tree)
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(self.labels))
-        if not self._named:
+        if not self.named:
             raise ValueError("labels is empty, expected the name of a node for each label")
 
     @property
     def channels(self) -> tuple[str, ...]:
         """What the network's channels stand for: as many as there are names."""
         return self.activation.channels(self.tree)
+
+    @property
+    def joint(self) -> bool:
+        """Whether a label has a probability of its own; if not, each node is one question."""
+        return self.activation.joint
 
     @property
     def first(self) -> int:
@@ -122,9 +129,9 @@ class Tree(Encoding):
             hint = f", a channel for each node; {name} is {maker(name)}"
             expect_shape(f"{name} map", maps[name], (b, v, *space), hint=hint)
         z = logits.flatten(2)
-        classes = numbered(logits, max(c, v, len(self._named)))
+        classes = numbered(logits, max(c, v, len(self.named)))
         activation = self.activation.on(self.tree, classes)
-        outcomes = _outcomes(self.tree, self._named, classes.dtype, classes.device)
+        outcomes = _outcomes(self.tree, self.named, classes.dtype, classes.device)
         return Encoded(
             logits=z,
             target=target.reshape(b, -1),
@@ -137,7 +144,7 @@ class Tree(Encoding):
         )
 
     @property
-    def _named(self) -> tuple[int, ...]:
+    def named(self) -> tuple[int, ...]:
         """The node of each label."""
         if self.labels is None:
             return self.tree.leaves

@@ -89,6 +89,11 @@ class Loss(nn.Module, ABC):
         self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
 
     @property
+    def reading(self) -> Encoding:
+        """The encoding for the engine: the loss's own, unless it sees the channels differently."""
+        return self.encoding
+
+    @property
     @abstractmethod
     def request(self) -> Request:
         """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
@@ -194,6 +199,11 @@ class ScoreLoss(RegionLoss):
         return Request((*self.needs, "count", *policy[self.empty]))
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        score, present = self.scores(regions)
+        return class_mean(score, self.class_weight, self.reduction, present)
+
+    def scores(self, regions: Sums) -> tuple[Scores, Tensor | None]:
+        """The scores, with the policy for absent classes, and which of them count; None for all."""
         score, count = self.score(regions), regions["count"]
         if self.empty == "penalise":
             absent = regions[self.presence] == 0
@@ -202,7 +212,7 @@ class ScoreLoss(RegionLoss):
         present = regions[self.presence] != 0 if self.empty == "skip" else None
         if self.encoding.partial:
             present = count != 0 if present is None else present & (count != 0)
-        return class_mean(score, self.class_weight, self.reduction, present)
+        return score, present
 
 
 class VoxelLoss(Loss):
@@ -246,8 +256,8 @@ def one_pass(
     _check_maps(needed, maps)
 
     values: list[Tensor] = [input] * len(losses)
-    for encoding in dict.fromkeys(loss.encoding.all_channels for loss in losses):
-        members = [i for i, loss in enumerate(losses) if loss.encoding.all_channels == encoding]
+    for encoding in dict.fromkeys(loss.reading.all_channels for loss in losses):
+        members = [i for i, loss in enumerate(losses) if loss.reading.all_channels == encoding]
         request = Request()
         for i in members:
             request |= requests[i]

@@ -1,0 +1,68 @@
+"""Any label tree, and batches for it."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from segloss import (
+    ConditionalSigmoid,
+    LabelTree,
+    LeafSoftmax,
+    MaxConstraint,
+    MultiLevelActivation,
+    Tree,
+)
+
+BRATS = LabelTree({"whole": {"core": {"enhancing": None}}})
+SEVEN = LabelTree({"fat": None, "organ": {"liver": {"tumour": None}}}, background="air")
+WIDE = LabelTree({"a": ["b", "c", "d"], "e": {"f": ["g", "h"], "i": None}})
+NESTED = (LeafSoftmax(), ConditionalSigmoid(), MaxConstraint("max"), MaxConstraint("min"))
+
+
+@st.composite
+def label_trees(draw: st.DrawFn) -> LabelTree:
+    """Any tree of up to nine nodes and their rests."""
+    count = draw(st.integers(1, 9))
+    parents = [draw(st.integers(-1, i - 1)) for i in range(count)]
+    return LabelTree.from_parents([f"n{i}" for i in range(count)], parents)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> LabelTree:
+    count = draw(st.integers(1, 5))
+    return LabelTree.from_parents([f"n{i}" for i in range(count)], range(-1, count - 1))
+
+
+@dataclass
+class TreeBatch:
+    logits: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+def tree_batch(
+    encoding: Tree,
+    *,
+    space: tuple[int, ...] = (6, 5),
+    b: int = 2,
+    scale: float = 2.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> TreeBatch:
+    rng = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(
+        b, len(encoding.channels), *space, generator=rng, dtype=torch.float64
+    )
+    target = torch.randint(len(encoding.named), (b, *space), generator=rng)
+    weight = 2 * torch.rand(b, *space, generator=rng, dtype=torch.float64)
+    if encoding.ignore is not None:
+        target[torch.rand(b, *space, generator=rng) < 0.2] = encoding.ignore
+    return TreeBatch(logits.to(dtype), target, weight.to(dtype))
+
+
+def with_inner_labels(tree: LabelTree) -> tuple[str, ...]:
+    """Every leaf's name, then every inner node's."""
+    inner = [v for v in range(len(tree)) if v not in tree.leaves]
+    return tuple(tree.names[v] for v in (*tree.leaves, *inner))
