@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from segloss.shapes import Flat, PerVoxel
+from segloss.shapes import Flat, Nodes, PerVoxel
 
 __all__ = ["Activation", "NodeActivation", "Outcomes", "Sigmoid", "Softmax"]
 
@@ -75,10 +75,10 @@ class NodeActivation(Activation, ABC):
     """Any probabilities of nodes, as log p and log(1 - p); autograd differentiates them."""
 
     @abstractmethod
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         """The logs of p and of 1 - p of every node, each ``(b, v, n)``."""
 
-    def answers(self, logits: Flat, true: Flat) -> tuple[Flat, Flat]:
+    def answers(self, logits: Flat, true: Nodes) -> tuple[Nodes, Nodes]:
         """The logs of the probabilities of yes and of no for the cross entropy of each node.
 
         Args:
@@ -89,7 +89,7 @@ class NodeActivation(Activation, ABC):
 
     @abstractmethod
     def surprise(
-        self, logits: Flat, true: Flat, known: Flat | None, weight: tuple[float, ...] | None
+        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
     ) -> PerVoxel:
         """Minus the log of the probability of the voxel's label, ``(b, 1, n)``, if `joint`.
 

@@ -18,7 +18,7 @@ from segloss.activation import NodeActivation, Softmax
 from segloss.arguments import one_of
 from segloss.hierarchy.chain import levels_of
 from segloss.label_tree import LabelTree
-from segloss.shapes import Flat, Logits, PerVoxel
+from segloss.shapes import Flat, Logits, Nodes, PerVoxel
 
 __all__ = [
     "ConditionalSigmoid",
@@ -247,7 +247,7 @@ def _siblings(tree: LabelTree) -> dict[int, list[int]]:
     return below
 
 
-def _both(yes: list[Tensor], no: list[Tensor]) -> tuple[Flat, Flat]:
+def _both(yes: list[Tensor], no: list[Tensor]) -> tuple[Nodes, Nodes]:
     # Rounding must not make a probability more than 1: its cross entropy would be below 0.
     return torch.stack(yes, 1).clamp(max=0), torch.stack(no, 1).clamp(max=0)
 
@@ -258,7 +258,7 @@ class _OfTree(NodeActivation):
     tree: LabelTree
 
     def surprise(
-        self, logits: Flat, true: Flat, known: Flat | None, weight: tuple[float, ...] | None
+        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
     ) -> PerVoxel:
         log_p = self.log_probabilities(logits)[0]
         total = torch.zeros_like(log_p[:, 0])
@@ -275,7 +275,7 @@ class _OnLeaves(Softmax, _OfTree):
 
     tree: LabelTree
 
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         z = logits - logits.detach().amax(1, keepdim=True)
         below = _siblings(self.tree)
         inside: dict[int, Tensor] = {leaf: z[:, i] for i, leaf in enumerate(self.tree.leaves)}
@@ -312,7 +312,7 @@ class _Conditional(_OfTree):
 
     tree: LabelTree
 
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         yes, no = self._steps(logits)
         log_p: list[Tensor] = []
         log_rest: list[Tensor] = []
@@ -326,7 +326,7 @@ class _Conditional(_OfTree):
         return _both(log_p, log_rest)
 
     def surprise(
-        self, logits: Flat, true: Flat, known: Flat | None, weight: tuple[float, ...] | None
+        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
     ) -> PerVoxel:
         total = torch.zeros_like(logits[:, 0])
         for channel, node in enumerate(heads_of(self.tree)):
@@ -360,7 +360,7 @@ class _Constrained(_OfTree):
     mode: Literal["max", "min"]
     joint = False
 
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         tree, heads = self.tree, heads_of(self.tree)
         z = {node: logits[:, i] for i, node in enumerate(heads)}
         for node in reversed(heads) if self.mode == "max" else heads:
@@ -387,7 +387,7 @@ class _Levels(_OfTree):
     steepness: float
     thresholds: tuple[float, ...]
 
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         levels, tree = levels_of(self.tree), self.tree
         z = [self.steepness * (logits[:, 0] - threshold) for threshold in self.thresholds]
         yes = {level: logsigmoid(x) for level, x in zip(levels, z, strict=True)}

@@ -17,7 +17,7 @@ from segloss.hierarchy.encoding import Tree
 from segloss.hierarchy.losses import a_tree
 from segloss.label_tree import LabelTree
 from segloss.losses.base import Reduction, VoxelLoss
-from segloss.shapes import Flat, PerVoxel
+from segloss.shapes import Flat, Nodes, PerVoxel
 
 __all__ = ["MaxConstraintLoss", "TreeMinLoss"]
 
@@ -166,16 +166,16 @@ class _Heads(NodeActivation):
     tree: LabelTree
     joint = False
 
-    def log_probabilities(self, logits: Flat) -> tuple[Flat, Flat]:
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         every = self.spread({v: logits[:, i] for i, v in enumerate(heads_of(self.tree))})
         return logsigmoid(every), logsigmoid(-every)
 
     def surprise(
-        self, logits: Flat, true: Flat, known: Flat | None, weight: tuple[float, ...] | None
+        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
     ) -> PerVoxel:
         raise TypeError("sigmoids of nodes give labels no probability of their own")
 
-    def spread(self, z: dict[int, Tensor]) -> Flat:
+    def spread(self, z: dict[int, Tensor]) -> Nodes:
         """Those of the heads, with zeros for the rests, ``(b, v, n)``."""
         nothing = torch.zeros_like(next(iter(z.values())))
         return torch.stack([z.get(node, nothing) for node in range(len(self.tree))], 1)
@@ -191,7 +191,7 @@ class _Heads(NodeActivation):
 
 
 class _MinAndMaxOf(_Heads):
-    def answers(self, logits: Flat, true: Flat) -> tuple[Flat, Flat]:
+    def answers(self, logits: Flat, true: Nodes) -> tuple[Nodes, Nodes]:
         z = {node: logits[:, i] for i, node in enumerate(heads_of(self.tree))}
         least = dict(z)
         for node in heads_of(self.tree):
@@ -202,7 +202,7 @@ class _MinAndMaxOf(_Heads):
 
 
 class _TrueMaxOf(_Heads):
-    def answers(self, logits: Flat, true: Flat) -> tuple[Flat, Flat]:
+    def answers(self, logits: Flat, true: Nodes) -> tuple[Nodes, Nodes]:
         z = {node: logits[:, i] for i, node in enumerate(heads_of(self.tree))}
         lifted = dict(z)
         for node in reversed(heads_of(self.tree)):

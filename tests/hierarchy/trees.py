@@ -11,7 +11,6 @@ from segloss import (
     LabelTree,
     LeafSoftmax,
     MaxConstraint,
-    MultiLevelActivation,
     Tree,
 )
 
@@ -21,18 +20,17 @@ WIDE = LabelTree({"a": ["b", "c", "d"], "e": {"f": ["g", "h"], "i": None}})
 NESTED = (LeafSoftmax(), ConditionalSigmoid(), MaxConstraint("max"), MaxConstraint("min"))
 
 
-@st.composite
-def label_trees(draw: st.DrawFn) -> LabelTree:
-    """Any tree of up to nine nodes and their rests."""
-    count = draw(st.integers(1, 9))
-    parents = [draw(st.integers(-1, i - 1)) for i in range(count)]
-    return LabelTree.from_parents([f"n{i}" for i in range(count)], parents)
+# Lists of parents, from which `tree_of` makes the tree within the test: run-time type checks draw
+# from `random`, which strategies must not.
+PARENTS = st.integers(1, 9).flatmap(
+    lambda count: st.tuples(*(st.integers(-1, i - 1) for i in range(count)))
+)
+CHAINS = st.integers(1, 5).map(lambda count: tuple(range(-1, count - 1)))
 
 
-@st.composite
-def chains(draw: st.DrawFn) -> LabelTree:
-    count = draw(st.integers(1, 5))
-    return LabelTree.from_parents([f"n{i}" for i in range(count)], range(-1, count - 1))
+def tree_of(parents: tuple[int, ...]) -> LabelTree:
+    """The tree of these nodes, and their rests."""
+    return LabelTree.from_parents([f"n{i}" for i in range(len(parents))], parents)
 
 
 @dataclass
