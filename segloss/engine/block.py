@@ -259,7 +259,7 @@ class Block:
         return torch.eq(labels.to(self.dtype)[:, None], classes, out=out)
 
 
-def product(matrix: Tensor, x: Flat) -> Flat:
+def product(matrix: Tensor, x: Tensor) -> Tensor:
     """A matrix ``(i, j)`` times each ``(j, n)`` of a batch, ``(b, i, n)``."""
     return torch.bmm(matrix.to(x.dtype).expand(len(x), -1, -1), x)
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn.functional import pad
 
-from segloss.activation import Softmax
+from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine import confusion
 from segloss.engine.block import Block, Place, places, product
@@ -99,8 +99,8 @@ def dense_sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
 
 def _inner(encoded: Encoded, request: Request) -> Request:
     """What is summed up for a request: itself, or less."""
-    if encoded.outcomes is None:
-        return request
+    if encoded.outcomes is None or isinstance(encoded.activation, Sigmoid):
+        return request  # the sums of sigmoids do not depend, not even in rounding, on one another
     return replace(request, regions=confusion.instead_of(request.regions))
 
 
@@ -277,13 +277,13 @@ def _slope_in_channels(
     block: Block, names: tuple[str, ...], scales: dict[str, Tensor], out: Tensor
 ) -> Tensor:
     """The same, by the probabilities of the channels."""
-    if block.outcomes is None:
+    members = block.activation.members if isinstance(block.activation, Softmax) else None
+    if members is None and "confusion" not in names:
         return _slope_in_pred(block, names, scales, out)
     others = tuple(name for name in names if name not in confusion.SUMS)
     slope = confusion.slope(block, scales.get("confusion"), out)
     if others:
         by_node = _slope_in_pred(block, others, scales, None)
-        members = block.activation.members if isinstance(block.activation, Softmax) else None
         slope += by_node if members is None else product(members.T, by_node)
     return slope
 
