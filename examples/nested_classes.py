@@ -127,31 +127,25 @@ def train(name: str, method: Method, patches: Dataset, size: tuple[int, ...], st
 def draw(
     tree: LabelTree, image: Tensor, truth: Tensor, found: dict[str, Tensor], out: Path
 ) -> None:
-    """The slice where the first prediction breaks the nesting most, as the others see it."""
+    """The middle of the slice where the first prediction breaks the nesting most."""
     names = [name for v, name in enumerate(tree.names) if v not in tree.rest]
-    broken = {name: violations(tree, names, regions) for name, regions in found.items()}
-    first = next(iter(broken.values()))
-    cut = int(first.sum((0, 1)).argmax()) if first.ndim == 3 else None
-    if cut is not None:
-        image, truth = image[..., cut], truth[..., cut]
-        found = {name: regions[..., cut] for name, regions in found.items()}
-        broken = {name: where[..., cut] for name, where in broken.items()}
-    panels = {"truth": (truth, torch.zeros_like(truth[0], dtype=torch.bool))}
-    panels |= {name: (found[name], broken[name]) for name in found}
-    figure, axes = plt.subplots(1, 1 + len(panels), figsize=(4 * (1 + len(panels)), 4.4))
+    broken = [violations(tree, names, regions) for regions in (truth, *found.values())]
+    cut = (..., int(broken[1].sum((0, 1)).argmax())) if image.ndim == 3 else (...,)
+    middle = tuple(slice(max(0, n // 2 - 120), n // 2 + 120) for n in image.shape[:2])
+    colours = plt.colormaps["viridis"](np.linspace(0.3, 1, len(names)))
+    figure, axes = plt.subplots(1, 2 + len(found), figsize=(3.4 * (2 + len(found)), 3.8))
     axes[0].set_title("image")
-    colours = np.array(plt.colormaps["viridis"](np.linspace(0.3, 1, len(names))))[:, :3]
-    for axis, (name, (regions, wrong)) in zip(axes[1:], panels.items(), strict=True):
-        layers = np.zeros((*regions.shape[1:], 4))
-        for region, colour in zip(regions.numpy() > 0.5, colours, strict=True):
-            layers[region] = [*colour, 0.55]
-        layers[wrong.numpy()] = [1, 0, 0, 1]
-        axis.set_title(f"{name}: {int(wrong.sum())} broken" if name in found else name)
-        axis.imshow(image.T, cmap="gray")
-        axis.imshow(layers.transpose(1, 0, 2))
-    axes[0].imshow(image.T, cmap="gray")
     for axis in axes:
+        axis.imshow(image[cut][middle].T.numpy(), cmap="gray")
         axis.axis("off")
+    shown = zip(["truth", *found], [truth, *found.values()], broken, axes[1:], strict=True)
+    for title, regions, wrong, axis in shown:
+        layers = np.zeros((*image[cut][middle].shape, 4))
+        for region, (red, green, blue, _) in zip(regions > 0.5, colours, strict=True):
+            layers[region[cut][middle].numpy()] = red, green, blue, 0.5
+        layers[wrong[cut][middle].numpy()] = 1, 0, 0, 1
+        axis.imshow(layers.transpose(1, 0, 2))
+        axis.set_title(title)
     figure.tight_layout()
     figure.savefig(out, dpi=110)
     plt.close(figure)
@@ -202,7 +196,7 @@ def main(
 
     print(classes)
     names = [name for node, name in enumerate(classes.names) if node not in classes.rest]
-    table = Table("", *(f"Dice {name}" for name in names), "broken p", "broken masks")
+    table = Table("Dice of", *names, "broken p", "masks")
     worst: dict[str, Tensor] = {}
     for name, method in methods(classes).items():
         network = train(name, method, patches, size, steps)

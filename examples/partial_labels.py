@@ -143,7 +143,7 @@ def main(
     sets, flat = LabelSets(space), Multiclass()
     scored = DiceLoss(sets, group="batch") + CrossEntropyLoss(sets)
     plain = DiceLoss(flat, group="batch") + CrossEntropyLoss(flat)
-    table = Table("", *(f"Dice {name}" for name in names))
+    table = Table("Dice of", *names)
     for name, loss, target in [
         ("background taken for true", plain, "partial"),
         ("LabelSets", scored, "partial"),
