@@ -4,7 +4,7 @@
 # ///
 """Time and memory of a loss step over a tree of classes, against the flat Dice + cross entropy.
 
-    python benchmarks/hierarchy.py [--shape 2 4 96 96 96] [--repeats 15] [--only Softmax]
+    python benchmarks/hierarchy.py [--shape 2 5 96 96 96] [--repeats 15] [--only Softmax]
 
 The trees have as many leaves as the logits have channels. All candidates run in this process, in
 turn, on the same logits; the medians and their ratio to the flat loss of the same logits are
@@ -42,7 +42,8 @@ def halved(leaves: int) -> LabelTree:
         if count == 1:
             return None
         first = count // 2
-        return {f"n{next(names)}": split(first), f"n{next(names)}": split(count - first)}
+        parts = (first, count - first)
+        return {f"n{next(names)}": split(part) for part in parts}
 
     nested = split(leaves)
     assert nested is not None
@@ -85,7 +86,7 @@ def candidates(shape: tuple[int, ...], device: str) -> tuple[Tensor, dict[str, C
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", type=int, nargs="+", default=[2, 4, 96, 96, 96])
+    parser.add_argument("--shape", type=int, nargs="+", default=[2, 5, 96, 96, 96])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", nargs="+", help="parts of names; the flat loss runs anyway")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -32,6 +32,7 @@ class Outcomes:
         sets: ``(t, c)`` booleans: the channels of a softmax that the label leaves possible, at least
             one. None for activations other than `Softmax`.
         single: ``(t,)`` int64: the one channel of each set, if every set has but one.
+        plain: Label i is channel i of a softmax.
         rows: ``(b, r)`` int64: the row of each target value, sample by sample, -1 for values that
             must not occur. None if values are rows.
     """
@@ -42,6 +43,7 @@ class Outcomes:
     known: Tensor | None = None
     sets: Tensor | None = None
     single: Tensor | None = None
+    plain: bool = False
     rows: Tensor | None = None
 
 

@@ -117,12 +117,13 @@ class Block:
         """-log softmax: ``(b, 1, n)`` of the label, or ``(b, c, n)`` of every channel."""
         logits = self.logits
         if self.labels is not None:
-            if self.outcomes is None:
+            if self.outcomes is None or self.outcomes.plain:
                 logits = logits.gather(1, self.labels[:, None])
             elif self.outcomes.single is not None:
                 logits = logits.gather(1, self.outcomes.single[self.labels][:, None])
             else:
-                logits = logits.masked_fill(~self.possible, -torch.inf).logsumexp(1, keepdim=True)
+                _, best, odds = self.within
+                logits = best + odds.log()
         _, top, total = self.softmax
         return total.log() + (top - logits)  # the largest logit first: it may be huge
 
@@ -168,14 +169,21 @@ class Block:
         """
         if self.outcomes is None:
             return self.true
+        if self.outcomes.plain:
+            return self.outcome
         if self.outcomes.single is not None:
             return product(self._sets.to(self.dtype).T, self.outcome)
-        return self.logits.masked_fill(~self.possible, -torch.inf).softmax(1)
+        odds, _, total = self.within
+        return odds / total
 
     @lazy
-    def possible(self) -> Tensor:
-        """Which channels of a softmax the label leaves possible, ``(b, c, n)`` booleans."""
-        return self._sets[self.labels].movedim(2, 1)
+    def within(self) -> tuple[Flat, PerVoxel, PerVoxel]:
+        """Odds e^(logit - t), t and their sum, over the channels that the label leaves possible."""
+        impossible = product(self._sets.to(self.dtype).T, self.outcome) < 0.5
+        logits = self.logits.masked_fill(impossible, -torch.inf)
+        top = logits.detach().amax(1, keepdim=True)
+        odds = (logits - top).exp()
+        return odds, top, odds.sum(1, keepdim=True)
 
     @lazy
     def known(self) -> Flat | None:

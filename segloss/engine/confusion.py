@@ -45,14 +45,11 @@ def tally(block: Block) -> Tensor:
     return _weighted_outcome(block).sum(2)
 
 
-def slope(block: Block, scale: Tensor | None, out: Tensor) -> Tensor:
-    """Derivative of the confusion by the channels' probabilities, times its scale."""
-    if scale is None:
-        return out.zero_()
+def slope(block: Block, scale: Tensor) -> Tensor:
+    """Derivative of the confusion by the channels' probabilities, times its scale, ``(b, c, n)``."""
     b, c, _ = block.logits.shape
     gathered = torch.bmm(scale.reshape(b, c, -1), block.outcome)
-    torch.mul(gathered, 1 if block.voxel_weight is None else block.voxel_weight, out=out)
-    return out
+    return gathered if block.voxel_weight is None else gathered.mul_(block.voxel_weight)
 
 
 def node_sums(

@@ -281,7 +281,7 @@ def _slope_in_channels(
     if members is None and "confusion" not in names:
         return _slope_in_pred(block, names, scales, out)
     others = tuple(name for name in names if name not in confusion.SUMS)
-    slope = confusion.slope(block, scales.get("confusion"), out)
+    slope = confusion.slope(block, scales["confusion"]) if "confusion" in names else out.zero_()
     if others:
         by_node = _slope_in_pred(block, others, scales, None)
         slope += by_node if members is None else product(members.T, by_node)
@@ -307,7 +307,7 @@ def _gradient(
             flow.add_(binary_pull(block, request.voxels, voxels))
         return
     pred = block.softmax[0]
-    flow = slope.mul_(pred)
+    flow = torch.mul(slope, pred, out=out)
     back = flow.sum(1, keepdim=True).neg_()
     if request.voxels:
         pull = class_pull(block, request.voxels, voxels)

@@ -170,4 +170,5 @@ def _outcomes(
         known=None if whole else table([[v not in inside for v in nodes] for inside in below]),
         sets=sets,
         single=sets.int().argmax(1) if whole else None,
+        plain=named == tree.leaves,
     )

@@ -206,6 +206,7 @@ class GeneralizedWassersteinDiceLoss(Loss):
         distances: M, a row for each leaf, from 0 to 1; by default `segloss.LabelTree.distance_matrix`.
         weighting: ``"foreground"``, or ``"volume"`` (the paper's generalised form).
         group: Scores are of each ``"sample"``, of the ``"batch"``, or of all ``"ranks"``' batches.
+        class_weight: One number for each node, by which the voxels labelled so count.
         smooth_nr: Added to the numerator, in voxels.
         smooth_dr: Added to the denominator, in voxels.
         reduction: ``"mean"`` or ``"sum"`` over the groups, or ``"none"`` for ``(g,)``.
@@ -230,14 +231,17 @@ class GeneralizedWassersteinDiceLoss(Loss):
         distances: Sequence[Sequence[float]] | None = None,
         weighting: Literal["foreground", "volume"] = "foreground",
         group: Group = "sample",
+        class_weight: Sequence[float] | None = None,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__(a_tree(encoding), group=group, class_weight=None, reduction=reduction)
+        super().__init__(
+            a_tree(encoding), group=group, class_weight=class_weight, reduction=reduction
+        )
         tree, leaves = encoding.tree, encoding.tree.leaves
         if not isinstance(encoding.activation, LeafSoftmax):
-            raise ValueError(f"encoding must have the activation LeafSoftmax(), got {encoding}")
+            raise TypeError(f"encoding must have the activation LeafSoftmax(), got {encoding}")
         for node in set(encoding.named).difference(leaves):
             raise ValueError(f"the label of {tree.names[node]!r} is no leaf's: it has no distance")
         rows = tree.distance_matrix() if distances is None else tuple(map(tuple, distances))
@@ -269,7 +273,10 @@ class GeneralizedWassersteinDiceLoss(Loss):
         else:
             outside = {v for v in encoding.tree.rest if encoding.tree.parents[v] < 0}
             alpha = tally.new_tensor([node not in outside for node in encoding.named])
-        right = 2 * (alpha * (tally - wrong)).sum(1)
-        every = wrong if self.weighting == "foreground" else alpha * wrong
+        counts = torch.ones_like(tally)
+        if self.class_weight is not None:
+            counts = counts * tally.new_tensor(self.class_weight)[list(encoding.named)]
+        right = 2 * (counts * alpha * (tally - wrong)).sum(1)
+        every = counts * (wrong if self.weighting == "foreground" else alpha * wrong)
         score = 1 - ratio(right + self.smooth_nr, right + every.sum(1) + self.smooth_dr)
         return reduced(score.masked_fill(tally.sum(1) == 0, 0), self.reduction)

@@ -134,7 +134,7 @@ class MaxConstraintLoss(_OfHeads):
 
 def _constrained(encoding: Tree) -> Tree:
     if not isinstance(a_tree(encoding).activation, MaxConstraint):
-        raise ValueError(
+        raise TypeError(
             "encoding must have a channel for each node that is no rest, Tree(tree, "
             f"MaxConstraint()), got {encoding}"
         )
