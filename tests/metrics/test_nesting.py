@@ -43,7 +43,7 @@ def test_decoded_labels_break_nothing(sketch: Sketch, seed: int) -> None:
         return
     pred = torch.rand(len(regions), 4, 5, generator=torch.Generator().manual_seed(seed))
     metric = NestingViolation(tree)
-    metric([LabelsToRegions(tree)(RegionsToLabels(tree)(pred))])
+    metric([torch.as_tensor(LabelsToRegions(tree)(RegionsToLabels(tree)(pred)))])
     assert_close(metric.aggregate(), torch.zeros(1))
 
 

@@ -41,7 +41,7 @@ def labels_of(tree: LabelTree, seed: int, shape: tuple[int, ...] = (5, 4, 3)) ->
 def test_brats_regions_are_monais() -> None:
     label = np.random.default_rng(0).choice([0, 1, 2, 4], size=(1, 6, 5, 4))
     found = LabelsToRegions(BRATS, nodes=["core", "whole", "enhancing"], values=VALUES)(label)
-    peer = ConvertToMultiChannelBasedOnBratsClasses()(label)  # type: ignore[no-untyped-call]
+    peer = ConvertToMultiChannelBasedOnBratsClasses()(label)
     assert_array_equal(found, np.asarray(peer))
     back = RegionsToLabels(BRATS, nodes=["core", "whole", "enhancing"], values=VALUES)(found)
     assert_array_equal(back, label)
