@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segloss.hierarchy.encoding import Tree
     from segloss.hierarchy.label_sets import LabelHeads, LabelSets
     from segloss.hierarchy.label_space import LabelSpace
+    from segloss.hierarchy.levels import MultiLevelLoss
     from segloss.hierarchy.losses import (
         GeneralizedWassersteinDiceLoss,
         HierarchicalCrossEntropyLoss,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from segloss.hierarchy.partial import ExclusionLoss, NullBCELoss
     from segloss.hierarchy.sigmoids import MaxConstraintLoss, TreeMinLoss
+    from segloss.hierarchy.triplet import TreeTripletLoss
     from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
@@ -66,6 +68,8 @@ _HOME = {
         "MaxConstraintLoss",
         "TreeMinLoss",
     ),
+    "segloss.hierarchy.levels": ("MultiLevelLoss",),
+    "segloss.hierarchy.triplet": ("TreeTripletLoss",),
     "segloss.hierarchy.label_sets": ("LabelHeads", "LabelSets"),
     "segloss.hierarchy.label_space": ("LabelSpace",),
     "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
@@ -114,6 +118,7 @@ __all__ = [
     "MaxConstraint",
     "MaxConstraintLoss",
     "MultiLevelActivation",
+    "MultiLevelLoss",
     "Multiclass",
     "Multilabel",
     "NullBCELoss",
@@ -123,6 +128,7 @@ __all__ = [
     "Tree",
     "TreeActivation",
     "TreeMinLoss",
+    "TreeTripletLoss",
     "TverskyLoss",
     "VoxelLoss",
     "boundary",
