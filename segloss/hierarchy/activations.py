@@ -290,8 +290,8 @@ class _OnLeaves(Softmax, _OfTree):
                 beside = others[:, i]
                 outside[node] = beside if parent < 0 else torch.logaddexp(outside[parent], beside)
         every = torch.stack([inside[node] for node in below[-1]], 1).logsumexp(1)
-        nodes = range(len(self.tree))
-        return _both([inside[v] - every for v in nodes], [outside[v] - every for v in nodes])
+        order = range(len(self.tree))
+        return _both([inside[v] - every for v in order], [outside[v] - every for v in order])
 
 
 def _without_each(x: Tensor) -> Tensor:

@@ -54,9 +54,8 @@ def test_dice_and_marginal_cross_entropy(encoding: Any, weighted: bool) -> None:
     )
     p, true, weight, _, _ = spelt_out(encoding, z, batch.target, batch.weight)
     share = torch.tensor(alpha or [1.0] * len(encoding.tree), dtype=torch.float64)
-    scores = reference.node_dice(
-        *(x.movedim(1, 0).flatten(1).T[None].movedim(2, 1) for x in (p, true, weight))
-    )
+    joined = [x.movedim(1, 0).flatten(1)[None] for x in (p, true, weight)]  # one long sample
+    scores = reference.node_dice(joined[0], joined[1], joined[2])
     dice = (scores * share).sum() / share.sum()
     entropy = -(true * p.log() + (1 - true) * (1 - p).log())
     of_nodes = weight * share.view(1, -1, 1, 1)
