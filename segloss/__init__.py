@@ -10,6 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.encoding import Multiclass, Multilabel
+    from segloss.hierarchy.activations import (
+        ConditionalSigmoid,
+        LeafSoftmax,
+        MaxConstraint,
+        MultiLevelActivation,
+        TreeActivation,
+    )
+    from segloss.hierarchy.encoding import Tree
+    from segloss.hierarchy.label_sets import LabelHeads, LabelSets
+    from segloss.hierarchy.label_space import LabelSpace
+    from segloss.hierarchy.levels import MultiLevelLoss
+    from segloss.hierarchy.losses import (
+        GeneralizedWassersteinDiceLoss,
+        HierarchicalCrossEntropyLoss,
+        HierarchicalDiceCELoss,
+    )
+    from segloss.hierarchy.partial import ExclusionLoss, NullBCELoss
+    from segloss.hierarchy.sigmoids import MaxConstraintLoss, TreeMinLoss
+    from segloss.hierarchy.triplet import TreeTripletLoss
+    from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
     from segloss.losses.overlap import (
@@ -31,6 +51,29 @@ __version__ = "0.1.0"
 _HOME = {
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.encoding": ("Multiclass", "Multilabel"),
+    "segloss.hierarchy.activations": (
+        "ConditionalSigmoid",
+        "LeafSoftmax",
+        "MaxConstraint",
+        "MultiLevelActivation",
+        "TreeActivation",
+    ),
+    "segloss.hierarchy.encoding": ("Tree",),
+    "segloss.hierarchy.losses": (
+        "GeneralizedWassersteinDiceLoss",
+        "HierarchicalCrossEntropyLoss",
+        "HierarchicalDiceCELoss",
+    ),
+    "segloss.hierarchy.sigmoids": (
+        "MaxConstraintLoss",
+        "TreeMinLoss",
+    ),
+    "segloss.hierarchy.levels": ("MultiLevelLoss",),
+    "segloss.hierarchy.triplet": ("TreeTripletLoss",),
+    "segloss.hierarchy.label_sets": ("LabelHeads", "LabelSets"),
+    "segloss.hierarchy.label_space": ("LabelSpace",),
+    "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
+    "segloss.label_tree": ("LabelTree",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
     "segloss.losses.centerline": ("SkeletonRecallLoss", "skeleton_recall"),
     "segloss.losses.overlap": (
@@ -52,21 +95,40 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "BoundaryLoss",
     "CompoundLoss",
+    "ConditionalSigmoid",
     "Constant",
     "Cosine",
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
     "DiceLoss",
+    "ExclusionLoss",
     "FocalLoss",
     "GeneralizedDiceLoss",
+    "GeneralizedWassersteinDiceLoss",
+    "HierarchicalCrossEntropyLoss",
+    "HierarchicalDiceCELoss",
     "JaccardLoss",
+    "LabelHeads",
+    "LabelSets",
+    "LabelSpace",
+    "LabelTree",
+    "LeafSoftmax",
     "Linear",
     "Loss",
+    "MaxConstraint",
+    "MaxConstraintLoss",
+    "MultiLevelActivation",
+    "MultiLevelLoss",
     "Multiclass",
     "Multilabel",
+    "NullBCELoss",
     "RegionLoss",
     "SkeletonRecallLoss",
     "Step",
+    "Tree",
+    "TreeActivation",
+    "TreeMinLoss",
+    "TreeTripletLoss",
     "TverskyLoss",
     "VoxelLoss",
     "boundary",

@@ -6,22 +6,35 @@ and maps, so that no one-hot volume ever exists as a whole. The encodings' optio
 their meanings differ: only `Multiclass` has a background, so only `Multiclass` can leave it out.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from segloss.activation import Activation, Outcomes, Sigmoid, Softmax
 from segloss.shapes import Logits, Map, Target
 
-__all__ = ["Encoded", "Encoding", "Multiclass", "Multilabel", "maker"]
+__all__ = [
+    "Encoded",
+    "Encoding",
+    "Multiclass",
+    "Multilabel",
+    "checked_logits",
+    "expect_shape",
+    "flat_weight",
+    "held",
+    "maker",
+    "numbered",
+]
 
 # Maps whose single channel names the class of each voxel, with 0 for none of them.
 _LABEL_MAPS = frozenset({"skeleton"})
 _MAKERS = {
     "skeleton": 'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label")',
     "distance": 'batch["distance_label"], made by segloss.transforms.SignedDistanced("label")',
+    "dataset": "the number of each sample's data set, LabelSpace.number(name)",
 }
 
 
@@ -29,28 +42,71 @@ _MAKERS = {
 class Encoded:
     """A batch as the engine reads it: flattened views of the caller's tensors.
 
+    Losses score **nodes**: the channels themselves where the classes are flat, and the nodes of a
+    tree of classes where they are nested.
+
     Args:
         logits: ``(b, c, n)``.
-        target: ``(b, n)`` class labels, or ``(b, c, n)`` memberships.
-        exclusive: Softmax over the channels if true, a sigmoid for each if not.
+        target: ``(b, n)`` labels, or ``(b, v, n)`` memberships of the nodes.
+        activation: What the probabilities of the v nodes are.
         ignore: Target value of the voxels (or entries) that do not count.
-        weight: ``(b, 1, n)`` or ``(b, c, n)``.
-        maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the c channels.
-        classes: The channels' numbers, ``(c, 1)``, in the type to compute in: single precision or
-            more, because half precision cannot hold a sum over a volume.
+        weight: ``(b, 1, n)`` or ``(b, v, n)``.
+        maps: Each ``(b, n)`` class labels, or ``(b, k, n)`` for the last k of the v nodes.
+        classes: The numbers from 0 on, as many as there are channels, nodes or outcomes, ``(·, 1)``
+            in the type to compute in: single precision or more, because half precision cannot hold
+            a sum over a volume.
+        outcomes: What each label says of the nodes; None if label i is channel i.
     """
 
     logits: Tensor
     target: Tensor
-    exclusive: bool
+    activation: Activation
     ignore: int | None
     weight: Tensor | None
     maps: dict[str, Tensor]
     classes: Tensor
+    outcomes: Outcomes | None = None
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes are scored: v."""
+        return self.logits.shape[1] if self.outcomes is None else self.outcomes.member.shape[1]
+
+
+class Encoding(ABC):
+    """What the channels mean. A frozen dataclass: equal encodings share a pass."""
+
+    @property
+    @abstractmethod
+    def first(self) -> int:
+        """The first scored node."""
+
+    @property
+    @abstractmethod
+    def all_channels(self) -> "Encoding":
+        """The same reading of the channels with every node scored; equal ones share a pass."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The maps that `encode` needs, whatever the loss; ``weight`` is not among them."""
+        return frozenset()
+
+    @property
+    def partial(self) -> bool:
+        """Whether a node may be unknown throughout a sample, and is to be left out of the mean."""
+        return False
+
+    def nodes(self, channels: int) -> int:
+        """How many nodes an input with so many channels has."""
+        return channels
+
+    @abstractmethod
+    def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
+        """Check the shapes and flatten them; `maps` may hold a ``weight``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multiclass:
+class Multiclass(Encoding):
     """Classes exclude each other: softmax over two or more channels.
 
     The target holds class labels, ``(b, *space)`` or ``(b, 1, *space)``, integers or floats that
@@ -81,7 +137,7 @@ class Multiclass:
 
     def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
         """Check the shapes and flatten them; `maps` may hold a ``weight``."""
-        b, c, space = _checked_logits(logits)
+        b, c, space = checked_logits(logits)
         if c < 2:
             raise ValueError(
                 "input has 1 channel, but Multiclass is a softmax over two or more; "
@@ -94,20 +150,20 @@ class Multiclass:
                 f"ignore={self.ignore} cannot be found: pass class labels, or weight="
             )
         if not soft:
-            _expect_shape("target", target, (b, *space), (b, 1, *space), (b, c, *space))
+            expect_shape("target", target, (b, *space), (b, 1, *space), (b, c, *space))
         return Encoded(
             logits=logits.flatten(2),
             target=target.flatten(2) if soft else target.reshape(b, -1),
-            exclusive=True,
-            ignore=_held(self.ignore, target),
-            weight=_flat_weight(maps, (b, *space), (b, 1, *space)),
+            activation=Softmax(),
+            ignore=held(self.ignore, target),
+            weight=flat_weight(maps, (b, *space), (b, 1, *space)),
             maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
-            classes=_numbered(logits),
+            classes=numbered(logits),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multilabel:
+class Multilabel(Encoding):
     """Each channel answers a yes-or-no question of its own: sigmoid. One channel is binary.
 
     The target is shaped like the logits (``(b, *space)`` will do for one channel) and holds 0, 1,
@@ -135,11 +191,11 @@ class Multilabel:
 
     def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
         """Check the shapes and flatten them; `maps` may hold a ``weight``."""
-        b, c, space = _checked_logits(logits)
+        b, c, space = checked_logits(logits)
         single = [(b, *space)] if c == 1 else []
-        _expect_shape("target", target, (b, c, *space), *single)
+        expect_shape("target", target, (b, c, *space), *single)
         for name in maps.keys() - {"weight"}:
-            _expect_shape(
+            expect_shape(
                 f"{name} map",
                 maps[name],
                 (b, c, *space),
@@ -149,18 +205,16 @@ class Multilabel:
         return Encoded(
             logits=logits.flatten(2),
             target=target.reshape(b, c, -1),
-            exclusive=False,
-            ignore=_held(self.ignore, target),
-            weight=_flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
+            activation=Sigmoid(),
+            ignore=held(self.ignore, target),
+            weight=flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space)),
             maps={name: m.reshape(b, c, -1) for name, m in maps.items() if name != "weight"},
-            classes=_numbered(logits),
+            classes=numbered(logits),
         )
 
 
-Encoding: TypeAlias = Multiclass | Multilabel
-
-
-def _checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
+def checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    """Batch, channels and image axes of what must be logits."""
     b, c, *space = logits.shape if logits.ndim > 2 else (0, 0)
     if len(space) not in (2, 3):
         raise ValueError(
@@ -174,7 +228,8 @@ def _checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
     return b, c, tuple(space)
 
 
-def _expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = "") -> None:
+def expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = "") -> None:
+    """Raise unless the tensor has one of the shapes, and wants no gradient."""
     if x.requires_grad:
         raise ValueError(f"{name} requires a gradient, and gets none here: pass {name}.detach()")
     if tuple(x.shape) not in shapes:
@@ -182,12 +237,13 @@ def _expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = ""
         raise ValueError(f"{name} has shape {tuple(x.shape)}, expected {wanted}{hint}")
 
 
-def _numbered(logits: Tensor) -> Tensor:
+def numbered(logits: Tensor, count: int | None = None) -> Tensor:
+    """The numbers from 0 on, in the type to compute in; by default one for each channel."""
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return torch.arange(logits.shape[1], device=logits.device, dtype=dtype)[:, None]
+    return torch.arange(count or logits.shape[1], device=logits.device, dtype=dtype)[:, None]
 
 
-def _held(ignore: int | None, target: Tensor) -> int | None:
+def held(ignore: int | None, target: Tensor) -> int | None:
     """The ignore label, if the target's dtype can hold it; PyTorch would compare its last byte."""
     if ignore is None or target.dtype == torch.bool or target.is_floating_point():
         return ignore
@@ -200,11 +256,12 @@ def maker(name: str) -> str:
     return _MAKERS.get(name, "a map of that name")
 
 
-def _flat_weight(maps: Mapping[str, Tensor], *shapes: tuple[int, ...]) -> Tensor | None:
+def flat_weight(maps: Mapping[str, Tensor], *shapes: tuple[int, ...]) -> Tensor | None:
+    """The ``weight`` among the maps, ``(b, 1 or v, n)``; the first shape is ``(b, *space)``."""
     weight = maps.get("weight")
     if weight is None:
         return None
-    _expect_shape("weight", weight, *shapes)
+    expect_shape("weight", weight, *shapes)
     b, *space = shapes[0]
     return weight.reshape(b, -1, torch.Size(space).numel())
 
@@ -213,5 +270,5 @@ def _flat_map(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> T
     """Label maps have no channel or one; other maps one for each class, or each but the first."""
     labels = [(b, *space), (b, 1, *space)] if name in _LABEL_MAPS else []
     shapes = [*labels, (b, c - 1, *space), (b, c, *space)]
-    _expect_shape(f"{name} map", x, *dict.fromkeys(shapes), hint=f"; {name} is {maker(name)}")
+    expect_shape(f"{name} map", x, *dict.fromkeys(shapes), hint=f"; {name} is {maker(name)}")
     return x.reshape(b, -1) if tuple(x.shape) in labels else x.flatten(2)

@@ -15,6 +15,7 @@ __all__ = [
     "GroupScores",
     "Logits",
     "Map",
+    "Nodes",
     "PerVoxel",
     "Reduced",
     "Scores",
@@ -33,6 +34,9 @@ Map: TypeAlias = Shaped[Tensor, "b *_"]
 
 Flat: TypeAlias = Float[Tensor, "b c n"]
 """Logits, probabilities or memberships with the image axes flattened."""
+
+Nodes: TypeAlias = Float[Tensor, "b v n"]
+"""The same of the nodes of a tree, of which there may be more than channels."""
 
 PerVoxel: TypeAlias = Float[Tensor, "b 1 n"]
 """One number for each voxel."""

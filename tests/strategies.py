@@ -59,7 +59,7 @@ class Batch:
 
 
 def make_batch(
-    encoding: Multiclass | Multilabel = Multiclass(),  # noqa: B008
+    encoding: Any = Multiclass(),  # noqa: B008
     *,
     shape: Sequence[int] = (2, 3, 6, 5),
     dtype: torch.dtype = torch.float64,

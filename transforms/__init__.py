@@ -32,6 +32,16 @@ if TYPE_CHECKING:
         InstanceRegionsd,
         InstanceRegionsDict,
     )
+    from segloss.transforms.regions import (
+        LabelsToRegions,
+        LabelsToRegionsD,
+        LabelsToRegionsd,
+        LabelsToRegionsDict,
+        RegionsToLabels,
+        RegionsToLabelsD,
+        RegionsToLabelsd,
+        RegionsToLabelsDict,
+    )
     from segloss.transforms.skeleton import (
         TubedSkeleton,
         TubedSkeletonD,
@@ -69,6 +79,16 @@ _HOME = {
         "InstanceRegionsDict",
         "InstanceRegionsd",
     ),
+    "segloss.transforms.regions": (
+        "LabelsToRegions",
+        "LabelsToRegionsD",
+        "LabelsToRegionsDict",
+        "LabelsToRegionsd",
+        "RegionsToLabels",
+        "RegionsToLabelsD",
+        "RegionsToLabelsDict",
+        "RegionsToLabelsd",
+    ),
     "segloss.transforms.skeleton": (
         "TubedSkeleton",
         "TubedSkeletonD",
@@ -100,6 +120,14 @@ __all__ = [
     "InstanceRegionsD",
     "InstanceRegionsDict",
     "InstanceRegionsd",
+    "LabelsToRegions",
+    "LabelsToRegionsD",
+    "LabelsToRegionsDict",
+    "LabelsToRegionsd",
+    "RegionsToLabels",
+    "RegionsToLabelsD",
+    "RegionsToLabelsDict",
+    "RegionsToLabelsd",
     "SignedDistance",
     "SignedDistanceD",
     "SignedDistanceDict",

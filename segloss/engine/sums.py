@@ -1,6 +1,6 @@
 """All sums over the voxels that a set of losses asks for, in one pass that keeps only the logits.
 
-Region sums go by name, each a number per sample and channel:
+Region sums go by name, each a number per sample and node:
 
 =====================  ==============================================================
 ``count``              Σ w
@@ -15,12 +15,14 @@ Region sums go by name, each a number per sample and channel:
 ``skeleton``           Σ w s
 =====================  ==============================================================
 
-with p the probability, y the target's membership and w the voxel's weight. Sums over the voxels'
+with p the probability, y the target's membership and w the voxel's weight. Where labels name nodes
+of a tree there are the ``confusion`` and the ``tally`` of `segloss.engine.confusion` too. Sums over the voxels'
 cross entropies, `segloss.engine.voxel.VoxelSum`, are computed in the same pass.
 
 The forward pass reads the logits block by block and keeps nothing else; the backward pass reads
-them again and writes the gradient in closed form from the derivatives of the sums. Memory beyond
-the gradient itself is a few blocks. Second derivatives take the dense path: the same sums over one
+them again and writes the gradient in closed form from the derivatives of the sums; where there is
+none, autograd differentiates one block at a time. Memory beyond the gradient itself is a few
+blocks. Second derivatives take the dense path: the same sums over one
 block as large as the batch, under ordinary autograd.
 """
 
@@ -33,11 +35,16 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn.functional import pad
 
+from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine.block import Block, places
-from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, voxel_sums
+from segloss.engine import confusion
+from segloss.engine.block import Block, Place, places, product
+from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
 
-__all__ = ["Request", "dense_sums", "map_of", "one_pass"]
+__all__ = ["Request", "Sums", "dense_sums", "map_of", "one_pass"]
+
+Sums = dict[str, Tensor]
+"""Region sums by name."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ def map_of(name: str) -> str | None:
     return None if known else name.removeprefix("pred*")
 
 
-def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
-    """The region sums, ``(r, b, c)``, and the voxel sums and their normalisers, ``(v, 2, b)``.
+def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
+    """The region sums, each ``(b, v)``, and the voxel sums and their normalisers, ``(s, 2, b)``.
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
     Under torch.compile it is `dense_sums`, which the compiler can see into and fuse.
@@ -79,13 +86,35 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
         with _full_precision(encoded.logits):
             return dense_sums(encoded, request)
-    packed: Tensor = _OnePass.apply(encoded.logits, encoded, request)  # type: ignore[no-untyped-call]
-    return _unpacked(packed, encoded, request)
+    inner = _inner(encoded, request)
+    packed: Tensor = _OnePass.apply(encoded.logits, encoded, inner)  # type: ignore[no-untyped-call]
+    return _by_node(packed, encoded, inner, request)
 
 
-def dense_sums(encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
+def dense_sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """The same as `one_pass` by ordinary autograd: slow, large, and twice differentiable."""
-    return _unpacked(_packed_sums(Block(encoded), request), encoded, request)
+    inner = _inner(encoded, request)
+    return _by_node(_packed_sums(Block(encoded), inner), encoded, inner, request)
+
+
+def _inner(encoded: Encoded, request: Request) -> Request:
+    """What is summed up for a request: itself, or less."""
+    if encoded.outcomes is None or isinstance(encoded.activation, Sigmoid):
+        return request  # the sums of sigmoids do not depend, not even in rounding, on one another
+    return replace(request, regions=confusion.instead_of(request.regions))
+
+
+def _by_node(
+    packed: Tensor, encoded: Encoded, inner: Request, request: Request
+) -> tuple[Sums, Tensor]:
+    """The sums of a request from the packed sums; a node that a map lacks has a sum of 0."""
+    sums, voxels = _unpacked(packed, encoded, inner)
+    if encoded.outcomes is not None:
+        members = encoded.activation.members if isinstance(encoded.activation, Softmax) else None
+        sums |= confusion.node_sums(sums, encoded.outcomes, members)
+    missing = {name: max(0, encoded.nodes - x.shape[1]) for name, x in sums.items()}
+    missing |= dict.fromkeys(confusion.SUMS, 0)
+    return {name: pad(sums[name], (missing[name], 0)) for name in request.regions}, voxels
 
 
 def _full_precision(logits: Tensor) -> torch.autocast:
@@ -106,7 +135,7 @@ class _OnePass(torch.autograd.Function):
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         with _full_precision(logits):
-            for place in places(logits):
+            for place in places(encoded):
                 total[place[0]] += _packed_sums(Block(encoded, place), request)
         return total
 
@@ -129,15 +158,29 @@ def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Te
     """Derivative by the logits, from that by the packed sums."""
     logits, dtype = encoded.logits, encoded.classes.dtype
     grad = torch.empty_like(logits)
-    by_region, by_voxel = _unpacked(slope.to(dtype), encoded, request)
-    for samples, voxels in places(logits):
+    slope = slope.to(dtype)
+    closed_form = has_closed_form(encoded.activation, request.voxels)
+    for samples, voxels in places(encoded, closed_form=closed_form):
         part = grad[samples, :, voxels]
+        if not closed_form:
+            part.copy_(_gradient_by_autograd(encoded, (samples, voxels), request, slope[samples]))
+            continue
         out = part if part.dtype == dtype else part.to(dtype)
         block = Block(encoded, (samples, voxels), checked=True)
-        region, voxel = by_region[:, samples, :, None], by_voxel[:, 0, samples, None, None]
-        _gradient(block, request, region, voxel, out)
+        by_region, by_voxel = _unpacked(slope[samples], encoded, request)
+        _gradient(block, request, by_region, by_voxel[:, 0, :, None, None], out)
         if out is not part:
             part.copy_(out)
+    return grad
+
+
+def _gradient_by_autograd(
+    encoded: Encoded, place: Place, request: Request, slope: Tensor
+) -> Tensor:
+    with torch.enable_grad():
+        block = Block(encoded, place, checked=True)
+        block.logits = block.logits.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(_packed_sums(block, request), block.logits, slope)
     return grad
 
 
@@ -147,22 +190,24 @@ def _packed_sums(block: Block, request: Request) -> Tensor:
     return torch.cat(regions + voxel_sums(block, request.voxels), 1)
 
 
-def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Tensor, Tensor]:
-    """Undo the packing; a map that lacks the first channel has a sum of 0 there."""
-    b, c, _ = encoded.logits.shape
+def _unpacked(packed: Tensor, encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
+    """Undo the packing: the region sums by name, and the voxel sums, ``(s, 2, b)``."""
     *regions, voxels = packed.split(_widths(encoded, request), 1)
-    padded = [x if x.shape[1] == c else pad(x, (c - x.shape[1], 0)) for x in regions]
-    stacked = torch.stack(padded) if padded else packed.new_zeros(0, b, c)
-    return stacked, voxels.T.reshape(-1, 2, b)
+    named = dict(zip(request.regions, regions, strict=True))
+    return named, voxels.T.reshape(-1, 2, len(packed))
 
 
 def _widths(encoded: Encoded, request: Request) -> list[int]:
     """How many numbers each region sum has for a sample, and all voxel sums together."""
-    c, widths = encoded.logits.shape[1], []
+    widths = []
     for name in request.regions:
+        if encoded.outcomes is not None and name in confusion.SUMS:
+            widths.append(confusion.width(name, encoded))
+            continue
         values = encoded.maps.get(map_of(name) or "")
         labelled = values is not None and values.ndim == 2
-        widths.append(c if values is None else c - 1 if labelled else values.shape[1])
+        v = encoded.nodes
+        widths.append(v if values is None else v - 1 if labelled else values.shape[1])
     return [*widths, 2 * len(request.voxels)]
 
 
@@ -181,6 +226,8 @@ _SUMS: dict[str, Callable[[Block], Tensor]] = {
     "pred_squared": lambda block: vecdot(block.weighted(block.pred), block.pred),
     "true_squared": lambda block: vecdot(block.weighted(block.true), block.true),
     "pred_squared_true": lambda block: vecdot(block.weighted(block.pred), block.pred * block.true),
+    "confusion": confusion.confusion,
+    "tally": confusion.tally,
 }
 
 
@@ -205,41 +252,62 @@ def _region_sum(block: Block, name: str) -> Tensor:
     return product
 
 
-def _slope_in_pred(block: Block, names: tuple[str, ...], scales: Tensor, out: Tensor) -> Tensor:
-    """Derivative by the probabilities of the region sums, each times its scale ``(b, c, 1)``."""
-    given = dict(zip(names, scales, strict=True))
-    zero = scales.new_zeros(())
-    slope = torch.addcmul(given.get("pred", zero), block.true, given.get("overlap", zero), out=out)
-    for name, scale in given.items():
+def _slope_in_pred(
+    block: Block, names: tuple[str, ...], scales: dict[str, Tensor], out: Tensor | None
+) -> Tensor:
+    """Derivative by the nodes' probabilities of the sums, each times its scale ``(b, k, 1)``."""
+    zero = block.logits.new_zeros(())
+    pred, overlap = (scales[name] if name in names else zero for name in ("pred", "overlap"))
+    slope = torch.addcmul(pred, block.true, overlap, out=out)
+    for name in names:
         if name == "pred_squared":
-            slope.addcmul_(block.pred, 2 * scale)
+            slope.addcmul_(block.pred, 2 * scales[name])
         elif name == "pred_squared_true":
-            slope.addcmul_(block.pred * block.true, 2 * scale)
+            slope.addcmul_(block.pred * block.true, 2 * scales[name])
         elif name.startswith("error^"):
             gamma, error = _power(name), block.pred - block.true
-            slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scale)
+            slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scales[name])
         elif name.startswith("pred*"):
             values = block.maps[name.removeprefix("pred*")]
-            k = values.shape[1]
-            slope[:, -k:].addcmul_(values, scale[:, -k:])
+            slope[:, -values.shape[1] :].addcmul_(values, scales[name])
     return slope if block.weight is None else slope.mul_(block.weight)
 
 
-def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, out: Tensor) -> None:
+def _slope_in_channels(
+    block: Block, names: tuple[str, ...], scales: dict[str, Tensor], out: Tensor
+) -> Tensor:
+    """The same, by the probabilities of the channels."""
+    members = block.activation.members if isinstance(block.activation, Softmax) else None
+    if members is None and "confusion" not in names:
+        return _slope_in_pred(block, names, scales, out)
+    others = tuple(name for name in names if name not in confusion.SUMS)
+    slope = confusion.slope(block, scales["confusion"]) if "confusion" in names else out.zero_()
+    if others:
+        by_node = _slope_in_pred(block, others, scales, None)
+        slope += by_node if members is None else product(members.T, by_node)
+    return slope
+
+
+def _gradient(
+    block: Block, request: Request, regions: dict[str, Tensor], voxels: Tensor, out: Tensor
+) -> None:
     """Derivative by the logits, from those by the region sums and by the voxel sums.
 
     Works in place in ``out``: a block's worth of memory is most of what a step costs.
     """
-    slope = _slope_in_pred(block, request.regions, regions, out)
+    scales = {name: scale[:, :, None] for name, scale in regions.items()}
+    slope = _slope_in_channels(block, request.regions, scales, out)
     if request.maps:
         del block.maps  # before the probabilities need the room
-    pred = block.pred
-    flow = slope.mul_(pred)
-    if not block.exclusive:
+    if not isinstance(block.activation, Softmax):
+        pred = block.pred
+        flow = slope.mul_(pred)
         flow.addcmul_(flow, pred, value=-1)
         if request.voxels:
             flow.add_(binary_pull(block, request.voxels, voxels))
         return
+    pred = block.softmax[0]
+    flow = torch.mul(slope, pred, out=out)
     back = flow.sum(1, keepdim=True).neg_()
     if request.voxels:
         pull = class_pull(block, request.voxels, voxels)
@@ -248,6 +316,6 @@ def _gradient(block: Block, request: Request, regions: Tensor, voxels: Tensor, o
         if block.labels is None:
             flow.sub_(pull)
         else:
-            flow.addcmul_(block.true, pull, value=-1)
+            flow.addcmul_(block.share, pull, value=-1)
     else:
         flow.addcmul_(pred, back)

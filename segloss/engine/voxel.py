@@ -3,15 +3,18 @@
 Every φ comes with its slope in closed form: differentiating powers of 1 - p automatically gives
 NaN at saturated voxels. A `VoxelSum` is Σ w α φ(m) over a sample, with a weight α for each class;
 its *pull* is its derivative by the cross entropies, or by the logits of sigmoids.
+
+The cross entropy is that of the voxel's label, or of each node's yes or no: of the latter if the
+activation gives labels no probability of their own, or if the sum asks for it.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from segloss.activation import Activation, NodeActivation, Outcomes, Sigmoid, Softmax
 from segloss.engine.block import Block
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "VoxelSum",
     "binary_pull",
     "class_pull",
+    "has_closed_form",
     "phi_of",
     "voxel_sums",
 ]
@@ -83,16 +87,26 @@ class VoxelSum:
 
     Args:
         phi: The loss of a voxel as a function of its cross entropy.
-        class_weight: α for each channel; None for 1.
+        class_weight: α for each node; None for 1.
+        of: The cross entropy of the voxel's ``"label"``; of each ``"step"`` down the tree to it,
+            times α of the node that it leads to; or of each ``"node"``'s yes or no.
     """
 
     phi: Phi
     class_weight: tuple[float, ...] | None = None
+    of: Literal["label", "step", "node"] = "label"
 
     @property
     def name(self) -> str:
         """Equal names are equal sums: strings, which torch.compile can compare."""
-        return f"{self.phi.name} {self.class_weight}"
+        return f"{self.phi.name} of {self.of} {self.class_weight}"
+
+
+def has_closed_form(activation: Activation, terms: tuple[VoxelSum, ...]) -> bool:
+    """Whether the gradient needs no autograd."""
+    if isinstance(activation, Softmax):
+        return not any(term.of == "node" or _weighs_steps(term) for term in terms)
+    return isinstance(activation, Sigmoid)
 
 
 def phi_of(phi: Phi, m: Tensor) -> Tensor:
@@ -120,23 +134,32 @@ class _WithSlope(torch.autograd.Function):
         return grad * ctx.phi.slope(m), None
 
 
-def _class_cross_entropy(block: Block) -> Tensor:
-    """-log softmax: ``(b, 1, n)`` of the labelled class, or ``(b, c, n)`` of every class."""
-    logits = block.logits
-    if block.labels is not None:
-        logits = logits.gather(1, block.labels[:, None])
-    _, top, total = block.softmax
-    return total.log() + (top - logits)  # the largest logit first: it may be huge
-
-
 def _class_shares(block: Block, class_weight: tuple[float, ...] | None) -> Tensor | None:
     """The shares w α y, shaped like the cross entropies; None if it is 1 throughout."""
-    shares = None if block.labels is not None else block.true
+    alpha: Tensor | None = None
     if class_weight is not None:
         alpha = block.logits.new_tensor(class_weight)
-        by_voxel = alpha[:, None] if block.labels is None else alpha[block.labels][:, None]
-        shares = by_voxel if shares is None else shares * by_voxel
-    return block.weight if shares is None else block.weighted(shares)
+    shares: Tensor | None
+    if block.labels is None:
+        shares = block.true if alpha is None else block.true * alpha[:, None]
+    else:
+        if block.outcomes is not None:
+            alpha = _outcome_weight(block.outcomes, alpha)
+        shares = None if alpha is None else alpha[block.labels][:, None]
+    if shares is None:
+        return block.voxel_weight
+    return shares if block.voxel_weight is None else shares * block.voxel_weight
+
+
+def _outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor | None:
+    """How much each label counts, ``(t,)``: nothing if it says nothing; None for 1."""
+    weight = None if class_weight is None else outcomes.named.to(class_weight) @ class_weight
+    if outcomes.known is None:
+        return weight
+    telling = outcomes.known.amax(1)
+    if outcomes.sets is not None:
+        telling = (~outcomes.sets.all(1)).to(telling)
+    return telling if weight is None else weight * telling
 
 
 def class_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
@@ -144,7 +167,7 @@ def class_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Ten
     pull = scales.new_zeros(1, 1, 1)
     for term, scale in zip(terms, scales, strict=True):
         if term.phi != CrossEntropy():  # whose slope is 1 everywhere
-            scale = term.phi.slope(_class_cross_entropy(block)) * scale
+            scale = term.phi.slope(block.cross_entropy) * scale
         shares = _class_shares(block, term.class_weight)
         pull = pull + (scale if shares is None else scale * shares)
     return pull
@@ -160,7 +183,7 @@ def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
 
 def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
     """Derivative of the voxel sums by the logits of a multi-label head."""
-    yes, no = _binary_cross_entropies(block)
+    yes, no = (-log for log in block.answers)
     pull = torch.zeros_like(block.pred)
     for term, scale in zip(terms, scales, strict=True):
         towards_no = (1 - block.true) * term.phi.slope(no) * block.pred
@@ -169,31 +192,38 @@ def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Te
     return pull
 
 
-def _binary_cross_entropies(block: Block) -> tuple[Tensor, Tensor]:
-    """-log p and -log(1 - p), by a formula whose slope is right at 0 too."""
-    logits = block.logits
-    return -logsigmoid(logits), -logsigmoid(-logits)
-
-
 def voxel_sums(block: Block, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
     """Each sum and its normaliser, ``(b, 2)``."""
-    if not terms:
-        return []
+    return [
+        _sum_by_node(block, term)
+        if term.of == "node" or not block.activation.joint
+        else _sum_by_label(block, term)
+        for term in terms
+    ]
+
+
+def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
+    by_step = term.of == "step"
+    if isinstance(block.activation, Softmax) and not _weighs_steps(term):
+        m = block.cross_entropy
+    else:
+        assert isinstance(block.activation, NodeActivation)
+        weight = term.class_weight if by_step else None
+        m = block.activation.surprise(block.logits, block.true, block.known, weight)
+    shares = _class_shares(block, None if by_step else term.class_weight)
+    value = phi_of(term.phi, m)
     b, _, n = block.logits.shape
-    sums = []
-    if block.exclusive:
-        m = _class_cross_entropy(block)
-        for term in terms:
-            shares, value = _class_shares(block, term.class_weight), phi_of(term.phi, m)
-            if shares is None:
-                total, norm = value.sum((1, 2)), value.new_full((b,), n)
-            else:
-                total, norm = (value * shares).sum((1, 2)), shares.sum((1, 2))
-            sums.append(torch.stack((total, norm), 1))
-        return sums
-    yes, no = _binary_cross_entropies(block)
-    for term in terms:
-        value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
-        weight = _entry_weight(block, term.class_weight)
-        sums.append(torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1))
-    return sums
+    if shares is None:
+        return torch.stack((value.sum((1, 2)), value.new_full((b,), n)), 1)
+    return torch.stack(((value * shares).sum((1, 2)), shares.sum((1, 2))), 1)
+
+
+def _weighs_steps(term: VoxelSum) -> bool:
+    return term.of == "step" and term.class_weight is not None
+
+
+def _sum_by_node(block: Block, term: VoxelSum) -> Tensor:
+    yes, no = (-log for log in block.answers)
+    value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
+    weight = _entry_weight(block, term.class_weight)
+    return torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1)

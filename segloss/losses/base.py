@@ -6,6 +6,7 @@ read the channels alike in one pass over the voxels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, get_args
 
 import torch
@@ -88,6 +89,11 @@ class Loss(nn.Module, ABC):
         self.reduction: Reduction = one_of("reduction", reduction, get_args(Reduction))
 
     @property
+    def reading(self) -> Encoding:
+        """The encoding for the engine: the loss's own, unless it sees the channels differently."""
+        return self.encoding
+
+    @property
     @abstractmethod
     def request(self) -> Request:
         """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
@@ -113,13 +119,13 @@ class Loss(nn.Module, ABC):
         return one_pass([self], input, target, maps)[0]
 
     def full_class_weight(self, channels: int) -> tuple[float, ...] | None:
-        """The weight of every channel, the unscored first one's being 0."""
-        first = self.encoding.first
+        """The weight of every node, the unscored first one's being 0."""
+        first, nodes = self.encoding.first, self.encoding.nodes(channels)
         if self.class_weight is None:
-            return None if first == 0 else (0.0,) + (1.0,) * (channels - 1)
-        if len(self.class_weight) != channels - first:
+            return None if first == 0 else (0.0,) + (1.0,) * (nodes - 1)
+        if len(self.class_weight) != nodes - first:
             raise ValueError(
-                f"class_weight has {len(self.class_weight)} numbers, expected {channels - first}: "
+                f"class_weight has {len(self.class_weight)} numbers, expected {nodes - first}: "
                 f"one for each scored class of an input with {channels} channels"
             )
         return (0.0,) * first + self.class_weight
@@ -193,13 +199,20 @@ class ScoreLoss(RegionLoss):
         return Request((*self.needs, "count", *policy[self.empty]))
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        score, present = self.scores(regions)
+        return class_mean(score, self.class_weight, self.reduction, present)
+
+    def scores(self, regions: Sums) -> tuple[Scores, Tensor | None]:
+        """The scores, with the policy for absent classes, and which of them count; None for all."""
         score, count = self.score(regions), regions["count"]
         if self.empty == "penalise":
             absent = regions[self.presence] == 0
             score = torch.where(absent, ratio(regions["pred"], count), score)
         score = score.masked_fill(count == 0, 0)
         present = regions[self.presence] != 0 if self.empty == "skip" else None
-        return class_mean(score, self.class_weight, self.reduction, present)
+        if self.encoding.partial:
+            present = count != 0 if present is None else present & (count != 0)
+        return score, present
 
 
 class VoxelLoss(Loss):
@@ -238,20 +251,22 @@ def one_pass(
     input, target = _plain(input), _plain(target)
     maps = {name: _plain(x) for name, x in maps.items()}
     requests = [_completed(loss, input) for loss in losses]
-    needed = frozenset().union(*(request.maps for request in requests))
+    read_by_encodings = [loss.encoding.reads for loss in losses]
+    needed = frozenset().union(*(request.maps for request in requests), *read_by_encodings)
     _check_maps(needed, maps)
 
     values: list[Tensor] = [input] * len(losses)
-    for encoding in dict.fromkeys(loss.encoding.all_channels for loss in losses):
-        members = [i for i, loss in enumerate(losses) if loss.encoding.all_channels == encoding]
+    for encoding in dict.fromkeys(loss.reading.all_channels for loss in losses):
+        members = [i for i, loss in enumerate(losses) if loss.reading.all_channels == encoding]
         request = Request()
         for i in members:
             request |= requests[i]
-        own = {k: x for k, x in maps.items() if k in request.maps or k == "weight"}
+        read = {"weight"} | encoding.reads | request.maps
+        own = {name: x for name, x in maps.items() if name in read}
         encoded = encoding.encode(input, target, own)
         for i in members:
-            read = {name: maps[name] for name in requests[i].maps}
-            _check_coverage(losses[i], input, encoded, read)
+            scored = {name: maps[name] for name in requests[i].maps}
+            _check_coverage(losses[i], input, encoded, scored)
         regions, voxels = engine.one_pass(encoded, request)
         for i in members:
             value = _value(losses[i], requests[i], request, regions, voxels)
@@ -264,10 +279,15 @@ def _plain(x: Tensor) -> Tensor:
     return x if type(x) is Tensor else x.as_subclass(Tensor)
 
 
-def _value(loss: Loss, own: Request, joint: Request, regions: Tensor, voxels: Tensor) -> Tensor:
+def _value(
+    loss: Loss, own: Request, joint: Request, regions: engine.Sums, voxels: Tensor
+) -> Tensor:
     """Pick a loss's sums out of those of a joint pass, pool them, and reduce."""
-    rows = [joint.regions.index(name) for name in own.regions]
-    pooled = pool(regions[rows][:, :, loss.encoding.first :], loss.group)
+    scored = [regions[name][:, loss.encoding.first :] for name in own.regions]
+    pooled: Sequence[Tensor] = []
+    if scored:  # side by side: between ranks one message is cheaper than many
+        widths = [x.shape[1] for x in scored]
+        pooled = pool(torch.cat(scored, 1)[None], loss.group)[0].split(widths, 1)
     names = [term.name for term in joint.voxels]
     columns = [names.index(term.name) for term in own.voxels]
     summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
@@ -278,7 +298,7 @@ def _completed(loss: Loss, input: Tensor) -> Request:
     """A loss's request, with its class weights for the channels at hand."""
     weight = loss.full_class_weight(input.shape[1] if input.ndim > 1 else 0)
     request = loss.request
-    terms = tuple(VoxelSum(term.phi, weight) for term in request.voxels)
+    terms = tuple(replace(term, class_weight=weight) for term in request.voxels)
     return Request(request.regions, terms)
 
 
@@ -316,7 +336,7 @@ def _check_coverage(
     """Raise if a map has no channel for the background, but the loss scores it."""
     for name, x in maps.items():
         channels = encoded.maps[name].shape[1] if encoded.maps[name].ndim == 3 else None
-        if channels is not None and channels < input.shape[1] - loss.encoding.first:
+        if channels is not None and channels < encoded.nodes - loss.encoding.first:
             raise ValueError(
                 f"{name} map has shape {tuple(x.shape)}, expected {tuple(input.shape)}, because "
                 f"{type(loss).__name__} scores the background: make the map with background=True, "

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segloss import CrossEntropyLoss, DiceLoss
+from segloss import CrossEntropyLoss, DiceLoss, Multilabel
 from segloss.engine import block
 from segloss.engine.block import places
 from tests.losses.checks import value_and_gradient
@@ -24,7 +24,8 @@ def test_every_voxel_is_in_one_block(b: int, c: int, n: int, size: int) -> None:
     seen = torch.zeros(b, n)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "_CPU", size)
-        for samples, voxels in places(torch.empty(b, c, n)):
+        encoded = Multilabel().encode(torch.empty(b, c, n, 1), torch.empty(b, c, n, 1), {})
+        for samples, voxels in places(encoded):
             seen[samples, voxels] += 1
             assert seen[samples, voxels].numel() <= max(1, size // c)
     assert (seen == 1).all()

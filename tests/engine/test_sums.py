@@ -44,7 +44,8 @@ def test_a_sum_and_its_gradient(encoding: Any, soft: bool, name: str) -> None:
     batch = make_batch(encoding, soft=soft and encoding.ignore is None)
     maps = maps_of(batch, request)
     logits = batch.logits.requires_grad_()
-    (regions, _) = one_pass(encoding.encode(logits, batch.target, maps), request)
+    sums, _ = one_pass(encoding.encode(logits, batch.target, maps), request)
+    regions = torch.stack(tuple(sums.values()))
     expected = region_sum(dense(encoding, logits, batch.target, maps), name)
     assert_close(regions, expected[None], rtol=1e-10, atol=1e-10)
     if expected.requires_grad:
@@ -64,7 +65,10 @@ def test_all_sums_at_once_in_blocks_are_the_dense_ones(
     batch = make_batch(encoding)
     logits = batch.logits.requires_grad_()
     encoded = encoding.encode(logits, batch.target, maps_of(batch, request))
-    results = [one_pass(encoded, request), dense_sums(encoded, request)]
+    results = [
+        (torch.stack(tuple(sums.values())), of_voxels)
+        for sums, of_voxels in (one_pass(encoded, request), dense_sums(encoded, request))
+    ]
     pulls = [torch.randn(x.shape, dtype=torch.float64) for x in results[0]]
     gradients = [torch.autograd.grad(sums, logits, pulls) for sums in results]
     assert_close(*results)
@@ -78,9 +82,9 @@ def test_a_sum_over_a_volume_in_half_precision_is_exact() -> None:
     encoding = WHOLE[0]
     request = Request(("count", "pred", "overlap"))
     regions, _ = one_pass(encoding.encode(logits, labels, {}), request)
-    assert regions[0].tolist() == [[n**3, n**3]]
-    assert regions[1].tolist() == [[n**3 / 2, n**3 / 2]]
-    assert regions[2].tolist() == [[0, n**3 / 2]]
+    assert regions["count"].tolist() == [[n**3, n**3]]
+    assert regions["pred"].tolist() == [[n**3 / 2, n**3 / 2]]
+    assert regions["overlap"].tolist() == [[0, n**3 / 2]]
 
 
 def test_requests_add_up_without_repeating() -> None:
@@ -108,5 +112,5 @@ def test_the_forward_pass_leaves_its_inputs_alone() -> None:
     before = [x.clone() for x in given]
     logits = batch.logits.clone().requires_grad_()
     regions, _ = one_pass(encoding.encode(logits, batch.target, maps), request)
-    regions.sum().backward()
+    torch.stack(tuple(regions.values())).sum().backward()
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))

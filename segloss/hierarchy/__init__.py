@@ -1,0 +1,1 @@
+"""Classes inside classes: activations that keep the nesting, and the losses of trees."""

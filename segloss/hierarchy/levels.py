@@ -1,0 +1,146 @@
+"""Losses of one depth channel that passes through nested levels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from segloss.activation import NodeActivation
+from segloss.arguments import one_of
+from segloss.engine.groups import Group
+from segloss.engine.sums import Request
+from segloss.engine.voxel import CrossEntropy, VoxelSum
+from segloss.hierarchy.activations import MultiLevelActivation, TreeActivation
+from segloss.hierarchy.chain import levels_of
+from segloss.hierarchy.encoding import Tree
+from segloss.hierarchy.losses import a_tree
+from segloss.label_tree import LabelTree
+from segloss.losses.base import Reduction, VoxelLoss
+from segloss.shapes import Flat, Nodes, PerVoxel
+
+__all__ = ["MultiLevelLoss"]
+
+Kind = Literal["nll", "cumulative", "normalised", "squared"]
+
+
+@final
+class MultiLevelLoss(VoxelLoss):
+    r"""Losses of `segloss.MultiLevelActivation`, whose K levels the target counts as y, 0 to K.
+
+    With :math:`p_k` the probability of level k and :math:`a = \sum_k p_k` the expected level:
+
+    - ``"nll"``: minus the log probability of the label, as `segloss.CrossEntropyLoss`; it does not
+      reach 0, see there;
+    - ``"cumulative"``: the mean over the levels of their binary cross entropies (CORAL);
+    - ``"normalised"``: the cross entropy of a/K against y/K, less the entropy of y/K;
+    - ``"squared"``: (a - y)²/K².
+
+    The last two fade where the levels are far apart: see `segloss.MultiLevelActivation`. For Dice of
+    every level, add `segloss.DiceLoss`. The formulas are ours: the papers' could not be had.
+
+    Args:
+        encoding: The tree, with `segloss.MultiLevelActivation`, whose labels are leaves.
+        kind: Which of the four.
+        group: See `segloss.VoxelLoss`.
+        class_weight: One number for each node: with ``"cumulative"`` how much its level counts, else
+            the voxels labelled so.
+        reduction: See `segloss.VoxelLoss`.
+
+    Example:
+        >>> import torch
+        >>> from segloss import LabelTree, MultiLevelActivation, Tree
+        >>> tree = Tree(LabelTree({"whole": {"core": None}}), MultiLevelActivation())
+        >>> depth, labels = torch.zeros(1, 1, 4, 4), torch.full((1, 4, 4), 2)
+        >>> for kind in ("nll", "cumulative", "normalised", "squared"):
+        ...     print(kind, MultiLevelLoss(tree, kind=kind)(depth, labels))
+        nll tensor(5.0067)
+        cumulative tensor(2.5067)
+        normalised tensor(0.6931)
+        squared tensor(0.2500)
+    """
+
+    def __init__(
+        self,
+        encoding: Tree,
+        *,
+        kind: Kind = "nll",
+        group: Group = "batch",
+        class_weight: Sequence[float] | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            a_tree(encoding), group=group, class_weight=class_weight, reduction=reduction
+        )
+        if not isinstance(encoding.activation, MultiLevelActivation):
+            raise TypeError(
+                f"encoding must have the activation MultiLevelActivation(), got {encoding}"
+            )
+        for node in set(encoding.named).difference(encoding.tree.leaves):
+            raise ValueError(f"the label of {encoding.tree.names[node]!r} is no leaf's: no level")
+        self.kind: Kind = one_of("kind", kind, get_args(Kind))
+
+    @property
+    def reading(self) -> Tree:
+        """The tree, with the expected level for ``"normalised"`` and ``"squared"``."""
+        encoding = a_tree(self.encoding)
+        if self.kind in ("nll", "cumulative"):
+            return encoding
+        return replace(encoding, activation=_Expected(encoding.activation, self.kind))
+
+    def full_class_weight(self, channels: int) -> tuple[float, ...] | None:
+        given = super().full_class_weight(channels)
+        if self.kind != "cumulative":
+            return given
+        tree = a_tree(self.encoding).tree
+        weight = given or [1.0] * len(tree)
+        return tuple(0.0 if v in tree.rest else weight[v] for v in range(len(tree)))
+
+    @property
+    def request(self) -> Request:
+        of: Literal["node", "label"] = "node" if self.kind == "cumulative" else "label"
+        return Request(voxels=(VoxelSum(self.phi, of=of),))
+
+    @property
+    def phi(self) -> CrossEntropy:
+        return CrossEntropy()
+
+
+@dataclass(frozen=True)
+class _Expected(TreeActivation):
+    """The levels of an activation, whose labels cost what the expected level is off."""
+
+    levels: TreeActivation
+    kind: str
+
+    def channels(self, tree: LabelTree) -> tuple[str, ...]:
+        return self.levels.channels(tree)
+
+    def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
+        return _ExpectedOf(self.levels.on(tree, like), levels_of(tree), self.kind)
+
+
+@dataclass(frozen=True, eq=False)
+class _ExpectedOf(NodeActivation):
+    nodes: NodeActivation
+    levels: tuple[int, ...]
+    kind: str
+
+    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
+        return self.nodes.log_probabilities(logits)
+
+    def surprise(
+        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
+    ) -> PerVoxel:
+        levels, count = list(self.levels), len(self.levels)
+        share = true[:, levels].mean(1, keepdim=True)
+        yes, no = (each[:, levels] for each in self.log_probabilities(logits))
+        if self.kind == "squared":
+            return (yes.exp().mean(1, keepdim=True) - share).square()
+        inside = yes.logsumexp(1, keepdim=True) - log(count)
+        outside = no.logsumexp(1, keepdim=True) - log(count)
+        entropy = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+        off = -(share * inside + (1 - share) * outside) - entropy
+        return off.clamp(min=0)  # rounding
