@@ -79,6 +79,7 @@ def test_every_loss_is_here() -> None:
         "VoxelLoss",
         "CompoundLoss",
         "DeepSupervisionLoss",
+        "TreeTripletLoss",  # of embeddings
     }
 
 

@@ -6,19 +6,25 @@ An activation is a frozen dataclass of options; `segloss.Tree` binds it to a tre
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from segloss.activation import NodeActivation, Softmax
+from segloss.activation import NodeActivation
 from segloss.arguments import one_of
 from segloss.hierarchy.chain import levels_of
+from segloss.hierarchy.on_trees import (
+    Conditional,
+    Constrained,
+    Levels,
+    OnLeaves,
+    heads_of,
+    members,
+)
 from segloss.label_tree import LabelTree
-from segloss.shapes import Flat, Logits, Nodes, PerVoxel
+from segloss.shapes import Logits
 
 __all__ = [
     "ConditionalSigmoid",
@@ -26,8 +32,6 @@ __all__ = [
     "MaxConstraint",
     "MultiLevelActivation",
     "TreeActivation",
-    "heads_of",
-    "members",
 ]
 
 
@@ -88,7 +92,7 @@ class LeafSoftmax(TreeActivation):
         return tuple(tree.names[leaf] for leaf in tree.leaves)
 
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
-        return _OnLeaves(members=members(tree, like.dtype, like.device), tree=tree)
+        return OnLeaves(members=members(tree, like.dtype, like.device), tree=tree)
 
 
 @final
@@ -116,7 +120,7 @@ class ConditionalSigmoid(TreeActivation):
         return _heads(tree)
 
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
-        return _Conditional(tree)
+        return Conditional(tree)
 
 
 @final
@@ -157,7 +161,7 @@ class MaxConstraint(TreeActivation):
         return _heads(tree)
 
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
-        return _Constrained(tree, self.mode)
+        return Constrained(tree, self.mode)
 
 
 @final
@@ -208,7 +212,7 @@ class MultiLevelActivation(TreeActivation):
         return ("depth",)
 
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
-        return _Levels(tree, self.steepness, self._all_thresholds(tree))
+        return Levels(tree, self.steepness, self._all_thresholds(tree))
 
     def _all_thresholds(self, tree: LabelTree) -> tuple[float, ...]:
         levels = levels_of(tree)
@@ -225,182 +229,3 @@ class MultiLevelActivation(TreeActivation):
 
 def _heads(tree: LabelTree) -> tuple[str, ...]:
     return tuple(tree.names[node] for node in heads_of(tree))
-
-
-@lru_cache(maxsize=64)
-def heads_of(tree: LabelTree) -> tuple[int, ...]:
-    """The nodes that are no rest."""
-    return tuple(node for node in range(len(tree)) if node not in tree.rest)
-
-
-@lru_cache(maxsize=64)
-def members(tree: LabelTree, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Which leaf lies in which node, ``(v, l)``."""
-    return torch.tensor(tree.membership, dtype=dtype, device=device)
-
-
-def _siblings(tree: LabelTree) -> dict[int, list[int]]:
-    """The nodes below each node, those at the top under -1."""
-    below: dict[int, list[int]] = {}
-    for node, parent in enumerate(tree.parents):
-        below.setdefault(parent, []).append(node)
-    return below
-
-
-def _both(yes: list[Tensor], no: list[Tensor]) -> tuple[Nodes, Nodes]:
-    # Rounding must not make a probability more than 1: its cross entropy would be below 0.
-    return torch.stack(yes, 1).clamp(max=0), torch.stack(no, 1).clamp(max=0)
-
-
-class _OfTree(NodeActivation):
-    """What the activations of trees share: the way down to a label costs what its steps cost."""
-
-    tree: LabelTree
-
-    def surprise(
-        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
-    ) -> PerVoxel:
-        log_p = self.log_probabilities(logits)[0]
-        total = torch.zeros_like(log_p[:, 0])
-        for node, parent in enumerate(self.tree.parents):
-            step = -log_p[:, node] if parent < 0 else log_p[:, parent] - log_p[:, node]
-            cost = 1 if weight is None else weight[node]
-            total = total + cost * true[:, node] * step.clamp(min=0)
-        return total[:, None]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _OnLeaves(Softmax, _OfTree):
-    """Sums over leaves, up the tree; and over all others, down the tree."""
-
-    tree: LabelTree
-
-    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
-        z = logits - logits.detach().amax(1, keepdim=True)
-        below = _siblings(self.tree)
-        inside: dict[int, Tensor] = {leaf: z[:, i] for i, leaf in enumerate(self.tree.leaves)}
-        for node in reversed(range(len(self.tree))):
-            if node in below:
-                parts = torch.stack([inside[child] for child in below[node]], 1)
-                inside[node] = parts.logsumexp(1)
-        outside: dict[int, Tensor] = {}
-        for parent, nodes in sorted(below.items()):
-            others = _without_each(torch.stack([inside[node] for node in nodes], 1))
-            for i, node in enumerate(nodes):
-                beside = others[:, i]
-                outside[node] = beside if parent < 0 else torch.logaddexp(outside[parent], beside)
-        every = torch.stack([inside[node] for node in below[-1]], 1).logsumexp(1)
-        order = range(len(self.tree))
-        return _both([inside[v] - every for v in order], [outside[v] - every for v in order])
-
-
-def _without_each(x: Tensor) -> Tensor:
-    """The log of Σ e^x over all of ``(b, k, n)`` but one, for each one, k at least 2."""
-    if x.shape[1] == 2:
-        return x.flip(1)
-    top, index = x.detach().max(1, keepdim=True)
-    is_top = torch.zeros_like(x, dtype=torch.bool).scatter_(1, index, True)
-    odds = (x - top).exp()
-    rest = (odds.sum(1, keepdim=True) - odds).masked_fill(is_top, 1)  # at least 1: the top is in it
-    without_top = x.masked_fill(is_top, -torch.inf).logsumexp(1, keepdim=True)
-    return torch.where(is_top, without_top, rest.log() + top)
-
-
-@dataclass(frozen=True, eq=False)
-class _Conditional(_OfTree):
-    """log p = log p of the parent + log σ, and 1 - p = (1 - p of the parent) + p of it (1 - σ)."""
-
-    tree: LabelTree
-
-    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
-        yes, no = self._steps(logits)
-        log_p: list[Tensor] = []
-        log_rest: list[Tensor] = []
-        for node, parent in enumerate(self.tree.parents):
-            if parent < 0:
-                log_p.append(yes[node])
-                log_rest.append(no[node])
-            else:
-                log_p.append(log_p[parent] + yes[node])
-                log_rest.append(torch.logaddexp(log_rest[parent], log_p[parent] + no[node]))
-        return _both(log_p, log_rest)
-
-    def surprise(
-        self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
-    ) -> PerVoxel:
-        total = torch.zeros_like(logits[:, 0])
-        for channel, node in enumerate(heads_of(self.tree)):
-            z, y, parent = logits[:, channel], true[:, node], self.tree.parents[node]
-            no = 1 - y if known is None else (1 - y) * known[:, node]
-            step = -(y * logsigmoid(z) + no * logsigmoid(-z))
-            if parent >= 0:
-                step = step * true[:, parent]
-            total = total + (1 if weight is None else weight[node]) * step
-        return total[:, None]
-
-    def _steps(self, logits: Flat) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """The log probability of each node, and of its opposite, given its parent."""
-        heads = heads_of(self.tree)
-        yes = {node: logsigmoid(logits[:, i]) for i, node in enumerate(heads)}
-        no = {node: logsigmoid(-logits[:, i]) for i, node in enumerate(heads)}
-        for nodes in _siblings(self.tree).values():
-            others = [node for node in nodes if node in heads]
-            for rest in set(nodes).difference(others):
-                none, some = no[others[0]], yes[others[0]]
-                for node in others[1:]:
-                    some = torch.logaddexp(some, none + yes[node])
-                    none = none + no[node]
-                yes[rest], no[rest] = none, some
-        return yes, no
-
-
-@dataclass(frozen=True, eq=False)
-class _Constrained(_OfTree):
-    tree: LabelTree
-    mode: Literal["max", "min"]
-    joint = False
-
-    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
-        tree, heads = self.tree, heads_of(self.tree)
-        z = {node: logits[:, i] for i, node in enumerate(heads)}
-        for node in reversed(heads) if self.mode == "max" else heads:
-            parent = tree.parents[node]
-            if parent >= 0 and self.mode == "max":
-                z[parent] = torch.maximum(z[parent], z[node])
-            elif parent >= 0:
-                z[node] = torch.minimum(z[node], z[parent])
-        for parent, nodes in _siblings(tree).items():
-            others = [node for node in nodes if node in heads]
-            for rest in set(nodes).difference(others):
-                z[rest] = -reduce(torch.maximum, [z[node] for node in others])
-                if parent >= 0:
-                    z[rest] = torch.minimum(z[rest], z[parent])
-        every = torch.stack([z[node] for node in range(len(tree))], 1)
-        return logsigmoid(every), logsigmoid(-every)
-
-
-@dataclass(frozen=True, eq=False)
-class _Levels(_OfTree):
-    """σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b-a)): what is in one level and not in the next."""
-
-    tree: LabelTree
-    steepness: float
-    thresholds: tuple[float, ...]
-
-    def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
-        levels, tree = levels_of(self.tree), self.tree
-        z = [self.steepness * (logits[:, 0] - threshold) for threshold in self.thresholds]
-        yes = {level: logsigmoid(x) for level, x in zip(levels, z, strict=True)}
-        no = {level: logsigmoid(-x) for level, x in zip(levels, z, strict=True)}
-        for rest in tree.rest:
-            outer = tree.parents[rest]
-            if outer < 0:
-                yes[rest], no[rest] = no[levels[0]], yes[levels[0]]
-                continue
-            k = levels.index(outer)
-            gap = self.steepness * (self.thresholds[k + 1] - self.thresholds[k])
-            share = logits.new_tensor(-gap).expm1().neg().log()
-            yes[rest] = yes[outer] + no[levels[k + 1]] + share
-            no[rest] = torch.logaddexp(no[outer], yes[levels[k + 1]])
-        nodes = range(len(tree))
-        return _both([yes[v] for v in nodes], [no[v] for v in nodes])

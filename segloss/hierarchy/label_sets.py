@@ -20,8 +20,9 @@ from segloss.encoding import (
     numbered,
 )
 from segloss.engine.block import check_labels
-from segloss.hierarchy.activations import LeafSoftmax, heads_of
+from segloss.hierarchy.activations import LeafSoftmax
 from segloss.hierarchy.label_space import LabelSpace, leaves_in
+from segloss.hierarchy.on_trees import heads_of
 from segloss.shapes import Logits, Map, Target
 
 __all__ = ["LabelHeads", "LabelSets", "PartialLabels"]

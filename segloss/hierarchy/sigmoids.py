@@ -12,9 +12,10 @@ from segloss.activation import NodeActivation
 from segloss.arguments import not_negative
 from segloss.engine.groups import Group
 from segloss.engine.voxel import CrossEntropy, Focal, Phi
-from segloss.hierarchy.activations import MaxConstraint, TreeActivation, heads_of
+from segloss.hierarchy.activations import MaxConstraint, TreeActivation
 from segloss.hierarchy.encoding import Tree
 from segloss.hierarchy.losses import a_tree
+from segloss.hierarchy.on_trees import heads_of
 from segloss.label_tree import LabelTree
 from segloss.losses.base import Reduction, VoxelLoss
 from segloss.shapes import Flat, Nodes, PerVoxel
