@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--largest", type=float, default=60, help="million voxels")
-    parser.add_argument("--copies", type=int, default=4, help="of each case, for two jobs")
+    parser.add_argument("--copies", type=int, default=7, help="of each case, for two jobs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         labels, copies, out = (Path(folder) / name for name in ("labels", "copies", "out"))
