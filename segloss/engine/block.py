@@ -179,7 +179,7 @@ class Block:
     @lazy
     def within(self) -> tuple[Flat, PerVoxel, PerVoxel]:
         """Odds e^(logit - t), t and their sum, over the channels that the label leaves possible."""
-        # With products, not masks: on the CPU masking, and e^-inf, take several times as long.
+        # By products rather than masks, so that nothing infinite enters the arithmetic.
         possible = product(self._sets.to(self.dtype).T, self.outcome)
         lowered = self.logits.detach().add(possible.sub(1).mul_(1e30))
         top = lowered.amax(1, keepdim=True)
