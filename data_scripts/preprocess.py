@@ -55,7 +55,7 @@ def preprocess(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="Options of the maps; see below.")
+        Path | None, typer.Option(metavar="YAML", help="Options of the maps; see above.")
     ] = None,
     classes: Annotated[
         int | None,
