@@ -11,12 +11,42 @@ from monai.metrics import CumulativeIterationMetric, do_metric_reduction
 from monai.utils import MetricReduction, convert_to_numpy
 from torch import Tensor
 
-__all__ = ["Mask", "MaskMetric"]
+__all__ = ["Mask", "MaskMetric", "Metric"]
 
 Mask = npt.NDArray[np.bool_]
 
 
-class MaskMetric(CumulativeIterationMetric):
+class Metric(CumulativeIterationMetric):
+    """Keeps a row of numbers for every sample until they are reduced. Abstract."""
+
+    def __init__(self, reduction: MetricReduction | str, get_not_nans: bool) -> None:
+        super().__init__()
+        self.reduction = MetricReduction(reduction)
+        self.get_not_nans = get_not_nans
+
+    def aggregate(
+        self, reduction: MetricReduction | str | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Reduce the values of all batches since the last `reset`.
+
+        Args:
+            reduction: Instead of the one given to the constructor.
+
+        Returns:
+            The reduced values and, with ``get_not_nans``, how many counted. ``"none"`` gives one
+            per sample and class, (B, C), or per sample, (B, 1).
+
+        Raises:
+            ValueError: There was no batch.
+        """
+        scores = self.get_buffer()  # type: ignore[no-untyped-call]
+        if scores is None:
+            raise ValueError("there is nothing to aggregate: call the metric on a batch first")
+        reduced, counted = do_metric_reduction(scores, reduction or self.reduction)
+        return (reduced, counted) if self.get_not_nans else reduced
+
+
+class MaskMetric(Metric):
     """Compares predicted with true masks, one class of one sample at a time. Abstract.
 
     Args:
@@ -34,10 +64,8 @@ class MaskMetric(CumulativeIterationMetric):
         reduction: MetricReduction | str = MetricReduction.MEAN,
         get_not_nans: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, get_not_nans)
         self.include_background = include_background
-        self.reduction = MetricReduction(reduction)
-        self.get_not_nans = get_not_nans
 
     @abstractmethod
     def score(self, pred: Mask, true: Mask) -> float:
@@ -65,27 +93,6 @@ class MaskMetric(CumulativeIterationMetric):
             [self.score(p, t) for p, t in zip(preds, trues, strict=True)] for preds, trues in pairs
         ]
         return torch.tensor(scores, dtype=torch.float32, device=y_pred.device)
-
-    def aggregate(
-        self, reduction: MetricReduction | str | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Reduce the values of all batches since the last `reset`.
-
-        Args:
-            reduction: Instead of the one given to the constructor.
-
-        Returns:
-            The reduced values and, with ``get_not_nans``, how many counted. ``"none"`` gives one
-            per sample and class, (B, C).
-
-        Raises:
-            ValueError: There was no batch.
-        """
-        scores = self.get_buffer()  # type: ignore[no-untyped-call]
-        if scores is None:
-            raise ValueError("there is nothing to aggregate: call the metric on a batch first")
-        reduced, counted = do_metric_reduction(scores, reduction or self.reduction)
-        return (reduced, counted) if self.get_not_nans else reduced
 
 
 def _masks(name: str, tensor: Tensor) -> Mask:

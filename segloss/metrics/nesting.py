@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from monai.metrics import CumulativeIterationMetric, do_metric_reduction
 from monai.utils import MetricReduction
 from torch import Tensor
 
 from segloss.label_tree import LabelTree
+from segloss.metrics.base import Metric
 from segloss.transforms.nesting import channel_nodes
 
 __all__ = ["NestingViolation"]
 
 
 @final
-class NestingViolation(CumulativeIterationMetric):
+class NestingViolation(Metric):
     r"""The part of the voxels at which nesting is broken, from 0 to 1; lower is better.
 
     A voxel is counted if the probability of any node passes that of a node it is part of, by more
@@ -57,7 +57,7 @@ class NestingViolation(CumulativeIterationMetric):
         reduction: MetricReduction | str = MetricReduction.MEAN,
         get_not_nans: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, get_not_nans)
         channels = channel_nodes(tree, nodes)
         self.names = tuple(tree.names[node] for node in channels)
         channel = {node: place for place, node in enumerate(channels)}
@@ -73,8 +73,6 @@ class NestingViolation(CumulativeIterationMetric):
         if tolerance < 0:
             raise ValueError(f"tolerance must be a number of at least 0, got {tolerance}")
         self.tolerance = tolerance
-        self.reduction = MetricReduction(reduction)
-        self.get_not_nans = get_not_nans
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         if y is not None:
@@ -95,24 +93,3 @@ class NestingViolation(CumulativeIterationMetric):
         for child, parent in self.pairs:
             broken |= pred[:, child] - pred[:, parent] > self.tolerance
         return broken.flatten(1).float().mean(1, keepdim=True)
-
-    def aggregate(
-        self, reduction: MetricReduction | str | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Reduce the values of all batches since the last `reset`.
-
-        Args:
-            reduction: Instead of the one given to the constructor.
-
-        Returns:
-            The reduced values and, with ``get_not_nans``, how many counted. ``"none"`` gives one
-            per sample, (B, 1).
-
-        Raises:
-            ValueError: There was no batch.
-        """
-        scores = self.get_buffer()  # type: ignore[no-untyped-call]
-        if scores is None:
-            raise ValueError("there is nothing to aggregate: call the metric on a batch first")
-        reduced, counted = do_metric_reduction(scores, reduction or self.reduction)
-        return (reduced, counted) if self.get_not_nans else reduced
