@@ -61,6 +61,7 @@ def _itk(path: Path, picture: bool) -> Stored:
             f"{path.name}: {suffix(path)} files are read with SimpleITK, which is not installed: "
             f"pip install 'segloss-monai[nrrd]'"
         ) from error
+    itk.ProcessObject.SetGlobalWarningDisplay(False)  # it prints, and then raises what we report
     reader = itk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -1,16 +1,14 @@
 """Two processes with half the batch each train as one with all of it."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from segloss import CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
+from tests.ranks import on_two_ranks
 from tests.strategies import IGNORED, Batch, make_batch
 
 ENCODING = Multiclass(ignore=IGNORED)
@@ -52,28 +50,17 @@ def gradients(model: torch.nn.Module, loss: Any, batch: Batch, part: slice) -> T
     return torch.cat([value.detach().reshape(1), *flat])
 
 
-def rank_main(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        model = DistributedDataParallel(network())
-        part = slice(2 * rank, 2 * rank + 2)
-        found = {
-            name: gradients(model, loss, joint_batch(), part)
-            for name, loss in losses("ranks").items()
-        }
-        torch.save(found, Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def on_a_rank(rank: int) -> dict[str, Tensor]:
+    model = DistributedDataParallel(network())
+    part = slice(2 * rank, 2 * rank + 2)
+    return {
+        name: gradients(model, loss, joint_batch(), part) for name, loss in losses("ranks").items()
+    }
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:  # pytest imports tests without a search path
-        patch.syspath_prepend(str(Path(__file__).parents[1]))
-        spawn(rank_main, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return on_two_ranks(on_a_rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", list(losses("batch")))

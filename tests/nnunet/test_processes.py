@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from tests.nnunet.running import batches, clone, initialised
+from tests.ranks import on_two_ranks
 
 # isort: split
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as home
@@ -72,34 +71,23 @@ class OnProcessors(nnUNetTrainerSkeletonRecall):
         super().initialize()
 
 
-def on_a_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+def on_a_rank(rank: int) -> dict[str, Any]:
     parallel = home.DDP
     home.DDP = lambda network, device_ids: parallel(network)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        trainer = initialised(OnProcessors, "ignore", "2d")
-        batch = batches(trainer, seed=rank)[0]
-        outcome = trainer.train_step(clone(batch))
-        found = {
-            "batch": batch,
-            "loss": float(outcome["loss"]),
-            "recall": trainer.loss.terms["skeleton_recall"],
-            "group": trainer.dice_group,
-            "weights": [p.detach() for p in trainer.network.parameters()],
-        }
-        torch.save(found, Path(folder) / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    trainer = initialised(OnProcessors, "ignore", "2d")
+    batch = batches(trainer, seed=rank)[0]
+    outcome = trainer.train_step(clone(batch))
+    return {
+        "batch": batch,
+        "loss": float(outcome["loss"]),
+        "recall": trainer.loss.terms["skeleton_recall"],
+        "group": trainer.dice_group,
+        "weights": [p.detach() for p in trainer.network.parameters()],
+    }
 
 
 def test_two_ranks_train_as_one_with_both_batches(folders: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:  # pytest imports tests without a search path
-        patch.syspath_prepend(str(ROOT))
-        spawn(on_a_rank, args=(str(folders),), nprocs=2)
-    found: list[dict[str, Any]] = [
-        torch.load(folders / f"{rank}.pt", weights_only=False) for rank in range(2)
-    ]
+    found: list[dict[str, Any]] = on_two_ranks(on_a_rank, folders)
     assert [each["group"] for each in found] == ["ranks", "ranks"]
     for one, other in zip(found[0]["weights"], found[1]["weights"], strict=True):
         assert torch.equal(one, other)
