@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         LeafSoftmax,
         MaxConstraint,
         MultiLevelActivation,
+        OrderedLevels,
         TreeActivation,
     )
     from segloss.hierarchy.encoding import Tree
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from segloss.hierarchy.partial import ExclusionLoss, NullBCELoss
     from segloss.hierarchy.sigmoids import MaxConstraintLoss, TreeMinLoss
+    from segloss.hierarchy.thresholds import LevelThresholds
     from segloss.hierarchy.triplet import TreeTripletLoss
     from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
@@ -56,6 +58,7 @@ _HOME = {
         "LeafSoftmax",
         "MaxConstraint",
         "MultiLevelActivation",
+        "OrderedLevels",
         "TreeActivation",
     ),
     "segloss.hierarchy.encoding": ("Tree",),
@@ -69,6 +72,7 @@ _HOME = {
         "TreeMinLoss",
     ),
     "segloss.hierarchy.levels": ("MultiLevelLoss",),
+    "segloss.hierarchy.thresholds": ("LevelThresholds",),
     "segloss.hierarchy.triplet": ("TreeTripletLoss",),
     "segloss.hierarchy.label_sets": ("LabelHeads", "LabelSets"),
     "segloss.hierarchy.label_space": ("LabelSpace",),
@@ -113,6 +117,7 @@ __all__ = [
     "LabelSpace",
     "LabelTree",
     "LeafSoftmax",
+    "LevelThresholds",
     "Linear",
     "Loss",
     "MaxConstraint",
@@ -122,6 +127,7 @@ __all__ = [
     "Multiclass",
     "Multilabel",
     "NullBCELoss",
+    "OrderedLevels",
     "RegionLoss",
     "SkeletonRecallLoss",
     "Step",

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from segloss.activation import NodeActivation
 from segloss.arguments import one_of
-from segloss.hierarchy.chain import levels_of
+from segloss.hierarchy.chain import deepest, levels_of
 from segloss.hierarchy.on_trees import (
     Conditional,
     Constrained,
     Levels,
     OnLeaves,
+    Ordered,
     heads_of,
     members,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "LeafSoftmax",
     "MaxConstraint",
     "MultiLevelActivation",
+    "OrderedLevels",
     "TreeActivation",
 ]
 
@@ -57,6 +59,10 @@ class TreeActivation(ABC):
     @abstractmethod
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
         """The same for one tree, as the engine needs it, in the type and place of a tensor."""
+
+    def leaves(self, log_p: Tensor, tree: LabelTree) -> Tensor:
+        """The label of each voxel, ``(b, 1, *space)`` int64, from log p of all nodes."""
+        return log_p[:, list(tree.leaves)].argmax(1, keepdim=True)
 
     def __call__(self, logits: Logits, tree: LabelTree) -> tuple[Tensor, Tensor]:
         names = self.channels(tree)
@@ -177,6 +183,9 @@ class MultiLevelActivation(TreeActivation):
     between their thresholds, and the gradient of a loss other than cross entropy fades as sΔ grows:
     0.987 at the defaults.
 
+    Decoding counts the levels with a probability above one half; the likeliest leaf may be another.
+    To learn the thresholds, see `segloss.LevelThresholds`.
+
     The published equation could not be had; this is a sum of shifted sigmoids on one channel, as
     its abstract describes it.
 
@@ -214,6 +223,9 @@ class MultiLevelActivation(TreeActivation):
     def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
         return Levels(tree, self.steepness, self._all_thresholds(tree))
 
+    def leaves(self, log_p: Tensor, tree: LabelTree) -> Tensor:
+        return deepest(log_p, tree)
+
     def _all_thresholds(self, tree: LabelTree) -> tuple[float, ...]:
         levels = levels_of(tree)
         if self.thresholds is None:
@@ -225,6 +237,37 @@ class MultiLevelActivation(TreeActivation):
                 f"each level: {names}"
             )
         return self.thresholds
+
+
+@final
+@dataclass(frozen=True)
+class OrderedLevels(TreeActivation):
+    """A channel for each level of a chain of nested nodes, outermost first: a sigmoid of each.
+
+    `segloss.LevelThresholds` gives such channels, each below the one before. A channel that is not
+    is taken for as large as the least before it, so that nothing breaks the nesting. Decoding counts
+    the levels with a probability above one half.
+
+    References:
+        Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks"
+        (CORAL), 2020, whose order of the channels comes from training alone.
+
+    Example:
+        >>> from segloss import LabelTree
+        >>> tree = LabelTree({"whole": {"core": None}})
+        >>> log_p, log_rest = OrderedLevels()(torch.tensor([2.0, -1.0]).view(1, 2, 1, 1), tree)
+        >>> dict(zip(tree.names, [round(p, 3) for p in log_p.exp().flatten().tolist()]))
+        {'background': 0.119, 'whole': 0.881, 'rest of whole': 0.612, 'core': 0.269}
+    """
+
+    def channels(self, tree: LabelTree) -> tuple[str, ...]:
+        return tuple(tree.names[level] for level in levels_of(tree))
+
+    def on(self, tree: LabelTree, like: Tensor) -> NodeActivation:
+        return Ordered(tree)
+
+    def leaves(self, log_p: Tensor, tree: LabelTree) -> Tensor:
+        return deepest(log_p, tree)
 
 
 def _heads(tree: LabelTree) -> tuple[str, ...]:

@@ -1,8 +1,12 @@
 """Trees that are a chain: each node inside the one before."""
 
+from math import log
+
+from torch import Tensor
+
 from segloss.label_tree import LabelTree
 
-__all__ = ["levels_of"]
+__all__ = ["deepest", "levels_of"]
 
 
 def levels_of(tree: LabelTree) -> tuple[int, ...]:
@@ -28,3 +32,23 @@ def levels_of(tree: LabelTree) -> tuple[int, ...]:
             raise ValueError(f"the tree is no chain: {where} has nothing left outside its child")
         levels.append(parts[0])
         inside = parts[0]
+
+
+def deepest(log_p: Tensor, tree: LabelTree) -> Tensor:
+    """The label of the leaf as deep as there are levels more likely than not.
+
+    The median of the distribution over the leaves; thresholding each level gives the same.
+
+    Args:
+        log_p: Of all nodes, ``(b, v, *space)``.
+        tree: A chain.
+
+    Returns:
+        ``(b, 1, *space)`` int64.
+    """
+    levels = levels_of(tree)
+    over = {tree.parents[leaf]: leaf for leaf in tree.leaves if leaf in tree.rest}
+    leaves = [over[-1], *(over[level] for level in levels[:-1]), levels[-1]]
+    labels = log_p.new_tensor([tree.leaves.index(leaf) for leaf in leaves]).long()
+    found: Tensor = labels[(log_p[:, list(levels)] > log(0.5)).sum(1, keepdim=True)]
+    return found

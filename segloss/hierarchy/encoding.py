@@ -109,11 +109,12 @@ class Tree(Encoding):
     def decode(self, logits: Logits) -> Tensor:
         """The label of the likeliest leaf, ``(b, 1, *space)`` int64: nested by construction.
 
+        With an activation of levels, it is the leaf as deep as there are levels above one half.
+
         Args:
             logits: ``(b, c, *space)``.
         """
-        log_p = self.activation(logits, self.tree)[0]
-        return log_p[:, list(self.tree.leaves)].argmax(1, keepdim=True)
+        return self.activation.leaves(self.activation(logits, self.tree)[0], self.tree)
 
     def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
         """Check the shapes and flatten them; `maps` may hold a ``weight``."""

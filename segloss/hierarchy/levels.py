@@ -13,7 +13,11 @@ from segloss.arguments import one_of
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, VoxelSum
-from segloss.hierarchy.activations import MultiLevelActivation, TreeActivation
+from segloss.hierarchy.activations import (
+    MultiLevelActivation,
+    OrderedLevels,
+    TreeActivation,
+)
 from segloss.hierarchy.chain import levels_of
 from segloss.hierarchy.encoding import Tree
 from segloss.hierarchy.losses import a_tree
@@ -28,7 +32,7 @@ Kind = Literal["nll", "cumulative", "normalised", "squared"]
 
 @final
 class MultiLevelLoss(VoxelLoss):
-    r"""Losses of `segloss.MultiLevelActivation`, whose K levels the target counts as y, 0 to K.
+    r"""Losses of K nested levels, which the target counts as y, 0 to K.
 
     With :math:`p_k` the probability of level k and :math:`a = \sum_k p_k` the expected level:
 
@@ -42,7 +46,8 @@ class MultiLevelLoss(VoxelLoss):
     every level, add `segloss.DiceLoss`. The formulas are ours: the papers' could not be had.
 
     Args:
-        encoding: The tree, with `segloss.MultiLevelActivation`, whose labels are leaves.
+        encoding: The tree, with `segloss.MultiLevelActivation` or `segloss.OrderedLevels`, whose
+            labels are leaves.
         kind: Which of the four.
         group: See `segloss.VoxelLoss`.
         class_weight: One number for each node: with ``"cumulative"`` how much its level counts, else
@@ -74,9 +79,10 @@ class MultiLevelLoss(VoxelLoss):
         super().__init__(
             a_tree(encoding), group=group, class_weight=class_weight, reduction=reduction
         )
-        if not isinstance(encoding.activation, MultiLevelActivation):
+        if not isinstance(encoding.activation, MultiLevelActivation | OrderedLevels):
             raise TypeError(
-                f"encoding must have the activation MultiLevelActivation(), got {encoding}"
+                "encoding must have the activation MultiLevelActivation() or OrderedLevels(), got "
+                f"{encoding}"
             )
         for node in set(encoding.named).difference(encoding.tree.leaves):
             raise ValueError(f"the label of {encoding.tree.names[node]!r} is no leaf's: no level")

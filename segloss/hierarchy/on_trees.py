@@ -1,7 +1,9 @@
 """The activations of trees, each on a tree of its own, as the engine calls them."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -13,7 +15,7 @@ from segloss.hierarchy.chain import levels_of
 from segloss.label_tree import LabelTree
 from segloss.shapes import Flat, Nodes, PerVoxel
 
-__all__ = ["Conditional", "Constrained", "Levels", "OnLeaves", "heads_of", "members"]
+__all__ = ["Conditional", "Constrained", "Levels", "OnLeaves", "Ordered", "heads_of", "members"]
 
 
 @lru_cache(maxsize=64)
@@ -170,17 +172,12 @@ class Constrained(_OfTree):
         return logsigmoid(every), logsigmoid(-every)
 
 
-@dataclass(frozen=True, eq=False)
-class Levels(_OfTree):
+class _Chain(_OfTree):
     """σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b-a)): what is in one level and not in the next."""
-
-    tree: LabelTree
-    steepness: float
-    thresholds: tuple[float, ...]
 
     def log_probabilities(self, logits: Flat) -> tuple[Nodes, Nodes]:
         levels, tree = levels_of(self.tree), self.tree
-        z = [self.steepness * (logits[:, 0] - threshold) for threshold in self.thresholds]
+        z = self.odds(logits)
         yes = {level: logsigmoid(x) for level, x in zip(levels, z, strict=True)}
         no = {level: logsigmoid(-x) for level, x in zip(levels, z, strict=True)}
         for rest in tree.rest:
@@ -189,9 +186,45 @@ class Levels(_OfTree):
                 yes[rest], no[rest] = no[levels[0]], yes[levels[0]]
                 continue
             k = levels.index(outer)
-            gap = self.steepness * (self.thresholds[k + 1] - self.thresholds[k])
-            share = logits.new_tensor(-gap).expm1().neg().log()
-            yes[rest] = yes[outer] + no[levels[k + 1]] + share
+            between = self.gap(z, k).neg().expm1().neg().log()
+            yes[rest] = yes[outer] + no[levels[k + 1]] + between
             no[rest] = torch.logaddexp(no[outer], yes[levels[k + 1]])
         nodes = range(len(tree))
         return _both([yes[v] for v in nodes], [no[v] for v in nodes])
+
+    @abstractmethod
+    def odds(self, logits: Flat) -> list[Tensor]:
+        """The log odds of each level, each ``(b, n)``, outermost first: falling."""
+
+    @abstractmethod
+    def gap(self, odds: list[Tensor], k: int) -> Tensor:
+        """By how much those of level k exceed those of the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class Levels(_Chain):
+    """One channel and fixed thresholds."""
+
+    tree: LabelTree
+    steepness: float
+    thresholds: tuple[float, ...]
+
+    def odds(self, logits: Flat) -> list[Tensor]:
+        return [self.steepness * (logits[:, 0] - threshold) for threshold in self.thresholds]
+
+    def gap(self, odds: list[Tensor], k: int) -> Tensor:
+        return odds[k].new_tensor(self.steepness * (self.thresholds[k + 1] - self.thresholds[k]))
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered(_Chain):
+    """A channel for each level."""
+
+    tree: LabelTree
+
+    def odds(self, logits: Flat) -> list[Tensor]:
+        return list(accumulate(logits.unbind(1), torch.minimum))
+
+    def gap(self, odds: list[Tensor], k: int) -> Tensor:
+        # No wider than what rounding takes away, and their difference would have a log of -inf.
+        return (odds[k] - odds[k + 1]).clamp(min=torch.finfo(odds[k].dtype).eps)
