@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segloss.nnunet.trainers import (
         BoundaryMixin,
+        NestedRegionsMixin,
         SegLossMixin,
         SkeletonRecallMixin,
         nnUNetTrainerBoundary,
+        nnUNetTrainerNestedRegions,
         nnUNetTrainerSegLoss,
         nnUNetTrainerSkeletonRecall,
         nnUNetTrainerSkeletonRecallBoundary,
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BoundaryMixin",
+    "NestedRegionsMixin",
     "SegLossMixin",
     "SkeletonRecallMixin",
     "nnUNetTrainerBoundary",
+    "nnUNetTrainerNestedRegions",
     "nnUNetTrainerSegLoss",
     "nnUNetTrainerSkeletonRecall",
     "nnUNetTrainerSkeletonRecallBoundary",

@@ -1,7 +1,7 @@
 """Models for people without this package: nnU-Net's checkpoints under a stock trainer's name.
 
 nnU-Net looks the trainer up by the name in the checkpoint, and needs it only for the network, which
-here is nnU-Net's own.
+is nnU-Net's own unless its regions are nested.
 """
 
 import os
@@ -33,8 +33,8 @@ def export_model(folder: Path, target: Path | None = None, trainer: str = STOCK)
         The new folder.
 
     Raises:
-        ValueError: If there is no checkpoint, one is none of nnU-Net's, or the folder's name does
-            not tell the trainer and there is no target.
+        ValueError: If there is no checkpoint, one is none of nnU-Net's or has a network of ours, or
+            the folder's name does not tell the trainer and there is no target.
         FileExistsError: If the target is there already.
     """
     folder = folder.resolve()
@@ -73,4 +73,9 @@ def _write_renamed(source: Path, target: Path, trainer: str) -> None:
     checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=False)
     if not isinstance(checkpoint, dict) or "trainer_name" not in checkpoint:
         raise ValueError(f"{source} names no trainer: is it a checkpoint of nnU-Net 2?")
+    if "_extra_state" in checkpoint["network_weights"]:
+        raise ValueError(
+            f"{source}: the network of {checkpoint['trainer_name']} ends in nested regions, which no "
+            "nnU-Net without segloss has: predict where segloss is installed"
+        )
     torch.save({**checkpoint, "trainer_name": trainer}, target)

@@ -23,15 +23,18 @@ from segloss.nnunet.config import config_path, read_recipe
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.loss import TermsLoss
 from segloss.nnunet.maps import DistanceMap, SkeletonMap, TargetMap
+from segloss.nnunet.nested import NestedRegionsMixin
 from segloss.nnunet.peer import ComposeTransforms, nnUNetTrainer
 from segloss.nnunet.targets import AppendMaps, unpacked
 from segloss.schedules import Linear
 
 __all__ = [
     "BoundaryMixin",
+    "NestedRegionsMixin",
     "SegLossMixin",
     "SkeletonRecallMixin",
     "nnUNetTrainerBoundary",
+    "nnUNetTrainerNestedRegions",
     "nnUNetTrainerSegLoss",
     "nnUNetTrainerSkeletonRecall",
     "nnUNetTrainerSkeletonRecallBoundary",
@@ -267,6 +270,10 @@ class nnUNetTrainerBoundary(BoundaryMixin, nnUNetTrainer):
 
 class nnUNetTrainerSkeletonRecallBoundary(SkeletonRecallMixin, BoundaryMixin, nnUNetTrainer):
     """nnU-Net's loss, skeleton recall and the boundary loss."""
+
+
+class nnUNetTrainerNestedRegions(NestedRegionsMixin, nnUNetTrainer):
+    """nnU-Net's loss, on regions that are nested by construction."""
 
 
 class nnUNetTrainerSegLoss(SegLossMixin, nnUNetTrainer):

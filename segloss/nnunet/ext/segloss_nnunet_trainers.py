@@ -2,6 +2,7 @@
 
 from segloss.nnunet.trainers import (
     nnUNetTrainerBoundary,
+    nnUNetTrainerNestedRegions,
     nnUNetTrainerSegLoss,
     nnUNetTrainerSkeletonRecall,
     nnUNetTrainerSkeletonRecallBoundary,
@@ -9,6 +10,7 @@ from segloss.nnunet.trainers import (
 
 __all__ = [
     "nnUNetTrainerBoundary",
+    "nnUNetTrainerNestedRegions",
     "nnUNetTrainerSegLoss",
     "nnUNetTrainerSkeletonRecall",
     "nnUNetTrainerSkeletonRecallBoundary",
