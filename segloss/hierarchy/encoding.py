@@ -9,17 +9,9 @@ import torch
 from torch import Tensor
 
 from segloss.activation import Outcomes
-from segloss.encoding import (
-    Encoded,
-    Encoding,
-    checked_logits,
-    expect_shape,
-    flat_weight,
-    held,
-    maker,
-    numbered,
-)
+from segloss.encoding import Encoded, Encoding, numbered
 from segloss.hierarchy.activations import LeafSoftmax, TreeActivation
+from segloss.hierarchy.labelled_nodes import encoded_nodes
 from segloss.label_tree import LabelTree
 from segloss.shapes import Logits, Map, Target
 
@@ -118,30 +110,17 @@ class Tree(Encoding):
 
     def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
         """Check the shapes and flatten them; `maps` may hold a ``weight``."""
-        b, c, space = checked_logits(logits)
-        names, v = self.channels, len(self.tree)
-        if c != len(names):
-            raise ValueError(
-                f"input has {c} channels, but {self.activation} needs {len(names)} for this tree: "
-                f"{', '.join(names)}"
-            )
-        expect_shape("target", target, (b, *space), (b, 1, *space))
-        for name in maps.keys() - {"weight"}:
-            hint = f", a channel for each node; {name} is {maker(name)}"
-            expect_shape(f"{name} map", maps[name], (b, v, *space), hint=hint)
-        z = logits.flatten(2)
-        classes = numbered(logits, max(c, v, len(self.named)))
-        activation = self.activation.on(self.tree, classes)
-        outcomes = _outcomes(self.tree, self.named, classes.dtype, classes.device)
-        return Encoded(
-            logits=z,
-            target=target.reshape(b, -1),
-            activation=activation,
-            ignore=held(self.ignore, target),
-            weight=flat_weight(maps, (b, *space), (b, 1, *space)),
-            maps={name: m.flatten(2) for name, m in maps.items() if name != "weight"},
-            classes=classes,
-            outcomes=outcomes,
+        like = numbered(logits, 1)
+        return encoded_nodes(
+            logits,
+            target,
+            maps,
+            channels=self.channels,
+            wanted_by=self.activation,
+            nodes=len(self.tree),
+            activation=lambda like: self.activation.on(self.tree, like),
+            outcomes=_outcomes(self.tree, self.named, like.dtype, like.device),
+            ignore=self.ignore,
         )
 
     @property

@@ -10,22 +10,15 @@ import torch
 from torch import Tensor
 
 from segloss.activation import Activation, Outcomes, Sigmoid
-from segloss.encoding import (
-    Encoded,
-    Encoding,
-    checked_logits,
-    expect_shape,
-    flat_weight,
-    maker,
-    numbered,
-)
+from segloss.encoding import Encoded, Encoding, expect_shape, numbered
 from segloss.engine.block import check_labels
 from segloss.hierarchy.activations import LeafSoftmax
 from segloss.hierarchy.label_space import LabelSpace, leaves_in
+from segloss.hierarchy.labelled_nodes import encoded_nodes
 from segloss.hierarchy.on_trees import heads_of
 from segloss.shapes import Logits, Map, Target
 
-__all__ = ["LabelHeads", "LabelSets", "PartialLabels"]
+__all__ = ["LabelHeads", "LabelSets", "LabelsOfLeaves", "PartialLabels"]
 
 
 @dataclass(frozen=True)
@@ -89,29 +82,17 @@ class PartialLabels(Encoding):
 
     def encode(self, logits: Logits, target: Target, maps: Mapping[str, Map]) -> Encoded:
         """Check the shapes and flatten them; `maps` holds the ``dataset``, and maybe a ``weight``."""
-        b, c, space = checked_logits(logits)
-        names, v = self.channels, len(self.scored)
-        if c != len(names):
-            raise ValueError(
-                f"input has {c} channels, but {type(self).__name__} needs {len(names)} for this "
-                f"tree: {', '.join(names)}"
-            )
-        expect_shape("target", target, (b, *space), (b, 1, *space))
-        own = {name: m for name, m in maps.items() if name not in {"weight", "dataset"}}
-        for name, m in own.items():
-            hint = f", a channel for each node; {name} is {maker(name)}"
-            expect_shape(f"{name} map", m, (b, v, *space), hint=hint)
         outcomes, rows = _outcomes(self, numbered(logits, 1).dtype, logits.device)
-        classes = numbered(logits, max(c, v, len(outcomes.member)))
-        return Encoded(
-            logits=logits.flatten(2),
-            target=target.reshape(b, -1),
-            activation=self.activation(classes),
-            ignore=None,
-            weight=flat_weight(maps, (b, *space), (b, 1, *space)),
-            maps={name: m.flatten(2) for name, m in own.items()},
-            classes=classes,
-            outcomes=replace(outcomes, rows=self._rows_of(rows, maps.get("dataset"), b)),
+        rows = self._rows_of(rows, maps.get("dataset"), len(logits))
+        return encoded_nodes(
+            logits,
+            target,
+            {name: m for name, m in maps.items() if name != "dataset"},
+            channels=self.channels,
+            wanted_by=type(self).__name__,
+            nodes=len(self.scored),
+            activation=self.activation,
+            outcomes=replace(outcomes, rows=rows),
         )
 
     def _rows_of(self, rows: Tensor, dataset: Tensor | None, b: int) -> Tensor:
@@ -125,9 +106,25 @@ class PartialLabels(Encoding):
         return rows[numbers.long()]
 
 
+@dataclass(frozen=True)
+class LabelsOfLeaves(PartialLabels):
+    """A softmax over the leaves, of which all nodes are scored."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return LeafSoftmax().channels(self.space.tree)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        return tuple(range(len(self.space.tree)))
+
+    def activation(self, like: Tensor) -> Activation:
+        return LeafSoftmax().on(self.space.tree, like)
+
+
 @final
 @dataclass(frozen=True)
-class LabelSets(PartialLabels):
+class LabelSets(LabelsOfLeaves):
     """Partial labels of classes that exclude each other: a softmax over the leaves of a tree.
 
     The cross entropy of a label is -log of the probability that the voxel is any of the leaves that
@@ -163,17 +160,6 @@ class LabelSets(PartialLabels):
         >>> CrossEntropyLoss(LabelSets(space))(logits, labels, dataset=torch.tensor([0, 1]))
         tensor(0.4055)
     """
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return LeafSoftmax().channels(self.space.tree)
-
-    @property
-    def scored(self) -> tuple[int, ...]:
-        return tuple(range(len(self.space.tree)))
-
-    def activation(self, like: Tensor) -> Activation:
-        return LeafSoftmax().on(self.space.tree, like)
 
 
 @final

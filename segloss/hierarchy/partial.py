@@ -7,13 +7,11 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor
 
-from segloss.activation import Activation
 from segloss.arguments import not_negative, one_of
 from segloss.engine.groups import GROUPS, Group, pool
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, VoxelSum
-from segloss.hierarchy.activations import LeafSoftmax
-from segloss.hierarchy.label_sets import LabelHeads, LabelSets, PartialLabels
+from segloss.hierarchy.label_sets import LabelHeads, LabelSets, LabelsOfLeaves
 from segloss.hierarchy.label_space import leaves_in
 from segloss.losses.base import Loss, Reduction, Sums, class_mean, ratio, reduced
 from segloss.losses.overlap import dice
@@ -26,21 +24,10 @@ Classes = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True)
-class _Exclusion(PartialLabels):
+class _Exclusion(LabelsOfLeaves):
     """What labels exclude: where a voxel is one organ, it is no other, labelled or not."""
 
     mode: Mode
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return LeafSoftmax().channels(self.space.tree)
-
-    @property
-    def scored(self) -> tuple[int, ...]:
-        return tuple(range(len(self.space.tree)))
-
-    def activation(self, like: Tensor) -> Activation:
-        return LeafSoftmax().on(self.space.tree, like)
 
     def says(self, leaves: frozenset[int], node: int, labelled: bool) -> tuple[bool, bool]:
         excluded = not leaves & leaves_in(self.space.tree, node)
