@@ -7,15 +7,63 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segloss.pseudo.boundaries import label_boundary, sobel_boundary
+    from segloss.pseudo.class_thresholds import (
+        ClassThresholds,
+        FlexMatchThreshold,
+        FreeMatchThreshold,
+    )
+    from segloss.pseudo.confidence import ConfidenceWeightedLoss, CWBASSLoss, PseudoBoundaryLoss
+    from segloss.pseudo.labels import PseudoLabels, Rule
+    from segloss.pseudo.ramps import SigmoidRamp
+    from segloss.pseudo.rules import ThresholdRule
     from segloss.pseudo.teacher import EMATeacher
+    from segloss.pseudo.thresholds import (
+        DynamicThreshold,
+        EntropyPercentile,
+        FixedThreshold,
+        SoftMatchWeight,
+    )
 
 _HOME = {
+    "segloss.pseudo.boundaries": ("label_boundary", "sobel_boundary"),
+    "segloss.pseudo.class_thresholds": (
+        "ClassThresholds",
+        "FlexMatchThreshold",
+        "FreeMatchThreshold",
+    ),
+    "segloss.pseudo.confidence": ("CWBASSLoss", "ConfidenceWeightedLoss", "PseudoBoundaryLoss"),
+    "segloss.pseudo.labels": ("PseudoLabels", "Rule"),
+    "segloss.pseudo.ramps": ("SigmoidRamp",),
+    "segloss.pseudo.rules": ("ThresholdRule",),
     "segloss.pseudo.teacher": ("EMATeacher",),
+    "segloss.pseudo.thresholds": (
+        "DynamicThreshold",
+        "EntropyPercentile",
+        "FixedThreshold",
+        "SoftMatchWeight",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "CWBASSLoss",
+    "ClassThresholds",
+    "ConfidenceWeightedLoss",
+    "DynamicThreshold",
     "EMATeacher",
+    "EntropyPercentile",
+    "FixedThreshold",
+    "FlexMatchThreshold",
+    "FreeMatchThreshold",
+    "PseudoBoundaryLoss",
+    "PseudoLabels",
+    "Rule",
+    "SigmoidRamp",
+    "SoftMatchWeight",
+    "ThresholdRule",
+    "label_boundary",
+    "sobel_boundary",
 ]
 
 

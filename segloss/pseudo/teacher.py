@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segloss.arguments import one_of
+from segloss.pseudo.rules import fraction
 
 __all__ = ["Buffers", "EMATeacher"]
 
@@ -66,9 +67,7 @@ class EMATeacher(nn.Module):
         buffers: Buffers = "copy",
     ) -> None:
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must lie between 0 and 1, got {decay!r}")
-        self.decay = decay
+        self.decay = fraction("decay", decay)
         self.warm_up = warm_up
         self.buffers_are: Buffers = one_of("buffers", buffers, get_args(Buffers))
         self.module = copy.deepcopy(_plain(student)).requires_grad_(False)
@@ -125,8 +124,8 @@ class EMATeacher(nn.Module):
 
     def _student_share(self) -> Tensor:
         """1 - α, on the device: it must not wait for the number of updates."""
-        constant = self.updates.new_tensor(1 - self.decay, dtype=torch.float32)
-        return (1 / (self.updates + 1)).clamp(min=constant) if self.warm_up else constant
+        constant = self.updates.new_full((), 1 - self.decay, dtype=torch.float32)
+        return torch.maximum(1 / (self.updates + 1), constant) if self.warm_up else constant
 
 
 def _plain(model: nn.Module) -> nn.Module:
