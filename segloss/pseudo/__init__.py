@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segloss.pseudo.adawac import AdaWACLoss
     from segloss.pseudo.boundaries import label_boundary, sobel_boundary
     from segloss.pseudo.class_thresholds import (
         ClassThresholds,
@@ -14,9 +15,16 @@ if TYPE_CHECKING:
         FreeMatchThreshold,
     )
     from segloss.pseudo.confidence import ConfidenceWeightedLoss, CWBASSLoss, PseudoBoundaryLoss
+    from segloss.pseudo.consistency import (
+        ConsistencyLoss,
+        UncertaintyAwareConsistencyLoss,
+        monte_carlo_entropy,
+    )
+    from segloss.pseudo.hardness import HardnessBranch, HardnessWeightedLoss
     from segloss.pseudo.labels import PseudoLabels, Rule
     from segloss.pseudo.ramps import SigmoidRamp
     from segloss.pseudo.rules import ThresholdRule
+    from segloss.pseudo.supervision import CrossPseudoSupervisionLoss
     from segloss.pseudo.teacher import EMATeacher
     from segloss.pseudo.thresholds import (
         DynamicThreshold,
@@ -43,26 +51,44 @@ _HOME = {
         "FixedThreshold",
         "SoftMatchWeight",
     ),
+    "segloss.pseudo.adawac": ("AdaWACLoss",),
+    "segloss.pseudo.consistency": (
+        "ConsistencyLoss",
+        "UncertaintyAwareConsistencyLoss",
+        "monte_carlo_entropy",
+    ),
+    "segloss.pseudo.hardness": (
+        "HardnessBranch",
+        "HardnessWeightedLoss",
+    ),
+    "segloss.pseudo.supervision": ("CrossPseudoSupervisionLoss",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "AdaWACLoss",
     "CWBASSLoss",
     "ClassThresholds",
     "ConfidenceWeightedLoss",
+    "ConsistencyLoss",
+    "CrossPseudoSupervisionLoss",
     "DynamicThreshold",
     "EMATeacher",
     "EntropyPercentile",
     "FixedThreshold",
     "FlexMatchThreshold",
     "FreeMatchThreshold",
+    "HardnessBranch",
+    "HardnessWeightedLoss",
     "PseudoBoundaryLoss",
     "PseudoLabels",
     "Rule",
     "SigmoidRamp",
     "SoftMatchWeight",
     "ThresholdRule",
+    "UncertaintyAwareConsistencyLoss",
     "label_boundary",
+    "monte_carlo_entropy",
     "sobel_boundary",
 ]
 
