@@ -113,7 +113,6 @@ def test_goes_on_from_a_checkpoint(model: tuple[Any, Path]) -> None:
 
     _, folder = model
 
-
     _, folder = model
     """Sliding windows, flips, resampling to another grid, thresholds: all of nnU-Net's own."""
     trainer, folder = model
