@@ -88,7 +88,7 @@ class PseudoLabels:
             weight = None if chosen.dtype == torch.bool else chosen
             keep = chosen if weight is None else weight > 0
             keep = keep if void is None else keep & ~void
-            return cls(logits.argmax(1), probability.amax(1), keep, weight, void)
+            return cls(logits.max(1).indices, probability.amax(1), keep, weight, void)
 
     @property
     def worth(self) -> Map:

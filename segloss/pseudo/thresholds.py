@@ -193,10 +193,14 @@ class EntropyPercentile(ThresholdRule):
 
     def choose(self, seen: Seen) -> Map:
         percent = self._now()
-        entropy = torch.special.entr(seen.probability).sum(1)
+        entropy: Tensor = torch.special.entr(seen.probability).sum(1)
         if percent == 100:
             return torch.ones_like(entropy, dtype=torch.bool)
         return entropy < _percentile(entropy, seen, percent)
+
+    def extra_repr(self) -> str:
+        """The option, as the constructor takes it."""
+        return f"percent={self.percent!r}"
 
     def _now(self) -> float:
         percent = self.percent(self.epoch) if callable(self.percent) else self.percent
