@@ -21,7 +21,14 @@ if TYPE_CHECKING:
         monte_carlo_entropy,
     )
     from segloss.pseudo.hardness import HardnessBranch, HardnessWeightedLoss
-    from segloss.pseudo.labels import PseudoLabels, Rule
+    from segloss.pseudo.labels import PseudoLabels
+    from segloss.pseudo.monai import (
+        EMATeacherHandler,
+        PairedBatches,
+        SemiSupervisedLoss,
+        SemiSupervisedPrepareBatch,
+        SemiSupervisedTarget,
+    )
     from segloss.pseudo.ramps import SigmoidRamp
     from segloss.pseudo.rules import ThresholdRule
     from segloss.pseudo.supervision import CrossPseudoSupervisionLoss
@@ -41,7 +48,7 @@ _HOME = {
         "FreeMatchThreshold",
     ),
     "segloss.pseudo.confidence": ("CWBASSLoss", "ConfidenceWeightedLoss", "PseudoBoundaryLoss"),
-    "segloss.pseudo.labels": ("PseudoLabels", "Rule"),
+    "segloss.pseudo.labels": ("PseudoLabels",),
     "segloss.pseudo.ramps": ("SigmoidRamp",),
     "segloss.pseudo.rules": ("ThresholdRule",),
     "segloss.pseudo.teacher": ("EMATeacher",),
@@ -62,6 +69,13 @@ _HOME = {
         "HardnessWeightedLoss",
     ),
     "segloss.pseudo.supervision": ("CrossPseudoSupervisionLoss",),
+    "segloss.pseudo.monai": (
+        "EMATeacherHandler",
+        "PairedBatches",
+        "SemiSupervisedLoss",
+        "SemiSupervisedPrepareBatch",
+        "SemiSupervisedTarget",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -74,15 +88,19 @@ __all__ = [
     "CrossPseudoSupervisionLoss",
     "DynamicThreshold",
     "EMATeacher",
+    "EMATeacherHandler",
     "EntropyPercentile",
     "FixedThreshold",
     "FlexMatchThreshold",
     "FreeMatchThreshold",
     "HardnessBranch",
     "HardnessWeightedLoss",
+    "PairedBatches",
     "PseudoBoundaryLoss",
     "PseudoLabels",
-    "Rule",
+    "SemiSupervisedLoss",
+    "SemiSupervisedPrepareBatch",
+    "SemiSupervisedTarget",
     "SigmoidRamp",
     "SoftMatchWeight",
     "ThresholdRule",

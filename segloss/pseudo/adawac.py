@@ -121,7 +121,8 @@ class AdaWACLoss(nn.Module):
             "consistency": apart.detach().mean(),
             "share": weights[:, 0].mean(),
         }
-        return self.dice_ratio * dice + (1 - self.dice_ratio) * weighted
+        value: Tensor = self.dice_ratio * dice + (1 - self.dice_ratio) * weighted
+        return value
 
     def extra_repr(self) -> str:
         """The options."""
