@@ -51,7 +51,7 @@ def reference(loss: Any, logits: Tensor, pseudo: PseudoLabels) -> Tensor:
     if isinstance(loss, CWBASSLoss):
         confident = reference(loss.confidence, logits, pseudo)
         return confident + loss.boundary_weight * reference(loss.boundary, logits, pseudo)
-    surprise = functional.cross_entropy(logits, pseudo.label, reduction="none")
+    surprise: Tensor = functional.cross_entropy(logits, pseudo.label, reduction="none")
     weight = torch.ones_like(surprise) if pseudo.weight is None else pseudo.weight
     void = torch.zeros_like(pseudo.keep) if pseudo.void is None else pseudo.void
     if isinstance(loss, PseudoBoundaryLoss):
@@ -59,14 +59,16 @@ def reference(loss: Any, logits: Tensor, pseudo: PseudoLabels) -> Tensor:
         if loss.operator == "sobel":
             at = sobel_boundary(pseudo.label, logits.shape[1])
         at = at & pseudo.keep
-        return (weight * surprise)[at].sum() / max(int(at.sum()), 1)
+        total: Tensor = (weight * surprise)[at].sum()
+        return total / max(int(at.sum()), 1)
     weight = (weight * pseudo.confidence**loss.gamma)[pseudo.keep]
     over = {
         "kept": float(pseudo.keep.sum()),
         "all": float((~void).sum()),
         "weight": float(weight.sum()),
     }[loss.normalizer]
-    return (weight * surprise[pseudo.keep]).sum() / (over or 1)
+    total = (weight * surprise[pseudo.keep]).sum()
+    return total / (over or 1)
 
 
 CASES = st.fixed_dictionaries(
@@ -283,17 +285,22 @@ def test_pseudo_labels_of_other_voxels(loss_class: Any) -> None:
         loss_class()(torch.zeros(1, 2, 4, 5), wrong)
 
 
+def with_option(name: str, value: Any) -> CWBASSLoss:
+    options: dict[str, Any] = {name: value}
+    return CWBASSLoss(**options)
+
+
 @pytest.mark.parametrize("option", ["gamma", "boundary_weight"])
-def test_a_number_below_zero(option: str) -> None:
+def test_a_number_below_zero(option: Any) -> None:
     with pytest.raises(ValueError, match=f"{option} must be .* at least 0, got -1"):
-        CWBASSLoss(**{option: -1})
+        with_option(option, -1)
 
 
 @pytest.mark.parametrize("option", ["normalizer", "operator", "group"])
 def test_a_word_that_is_no_option(option: str) -> None:
     # Run-time type checks, where they are on, say it before the package can.
     with pytest.raises((ValueError, TypeError)) as caught:
-        CWBASSLoss(**{option: "avg"})
+        with_option(option, "avg")
     assert option in str(caught.value)
 
 

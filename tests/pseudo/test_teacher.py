@@ -23,7 +23,7 @@ def train(student: nn.Module, seed: int) -> None:
     student(torch.randn(2, 1, 4, 4, generator=rng))
     with torch.no_grad():
         for x in student.parameters():
-            x += torch.randn(x.shape, generator=rng)
+            x.add_(torch.randn(x.shape, generator=rng))
 
 
 def alpha(update: int, decay: float, warm_up: bool) -> float:
@@ -84,8 +84,8 @@ def test_a_student_that_stands_still_is_met_and_not_left_for_zero() -> None:
 
     published = [x.clone() for x in teacher.module.parameters()]
     for _ in range(100):
-        for x, y in zip(published, student.parameters(), strict=True):
-            x.mul_(0.5).add(y.detach(), alpha=0.5)
+        for average, y in zip(published, student.parameters(), strict=True):
+            average.mul_(0.5).add(y.detach(), alpha=0.5)
     assert max(x.abs().max() for x in published) < 1e-20
 
 
@@ -113,7 +113,12 @@ def test_stays_in_evaluation_mode_inside_what_trains() -> None:
     assert all(torch.equal(x, tracked[k]) for k, x in both["teacher"].state_dict().items())
 
 
-WRAPPERS: list[Any] = [torch.compile, nn.DataParallel, lambda x: nn.DataParallel(torch.compile(x))]
+def in_both(network: Any) -> Any:
+    compiled: Any = torch.compile(network)
+    return nn.DataParallel(compiled)
+
+
+WRAPPERS: list[Any] = [torch.compile, nn.DataParallel, in_both]
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS, ids=["torch.compile", "DataParallel", "both"])
