@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from segloss.hierarchy.triplet import TreeTripletLoss
     from segloss.label_tree import LabelTree
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
-    from segloss.losses.centerline import SkeletonRecallLoss, skeleton_recall
+    from segloss.losses.centerline import (
+        CenterlineDiceLoss,
+        SkeletonRecallLoss,
+        centerline_dice,
+        skeleton_recall,
+    )
+    from segloss.losses.instance import BlobLoss, ConnectedComponentDiceLoss
     from segloss.losses.overlap import (
         DiceLoss,
         GeneralizedDiceLoss,
@@ -44,8 +50,18 @@ if TYPE_CHECKING:
         jaccard,
         tversky,
     )
+    from segloss.losses.relative import LDRKLLoss, NormalizedCrossEntropyLoss
+    from segloss.losses.robust import (
+        CompSumLoss,
+        GeneralizedCrossEntropyLoss,
+        ReverseCrossEntropyLoss,
+        SymmetricCrossEntropyLoss,
+    )
+    from segloss.losses.robust_dice import NoiseRobustDiceLoss, noise_robust_dice
+    from segloss.losses.student import TLoss
     from segloss.losses.surface import BoundaryLoss, boundary
     from segloss.losses.voxelwise import CrossEntropyLoss, FocalLoss
+    from segloss.recipes import active_passive
     from segloss.schedules import Constant, Cosine, Linear, Step, rebalanced
 
 __version__ = "0.1.0"
@@ -79,7 +95,13 @@ _HOME = {
     "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
     "segloss.label_tree": ("LabelTree",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
-    "segloss.losses.centerline": ("SkeletonRecallLoss", "skeleton_recall"),
+    "segloss.losses.centerline": (
+        "CenterlineDiceLoss",
+        "SkeletonRecallLoss",
+        "centerline_dice",
+        "skeleton_recall",
+    ),
+    "segloss.losses.instance": ("BlobLoss", "ConnectedComponentDiceLoss"),
     "segloss.losses.overlap": (
         "DiceLoss",
         "GeneralizedDiceLoss",
@@ -90,16 +112,30 @@ _HOME = {
         "jaccard",
         "tversky",
     ),
+    "segloss.losses.relative": ("LDRKLLoss", "NormalizedCrossEntropyLoss"),
+    "segloss.losses.robust": (
+        "CompSumLoss",
+        "GeneralizedCrossEntropyLoss",
+        "ReverseCrossEntropyLoss",
+        "SymmetricCrossEntropyLoss",
+    ),
+    "segloss.losses.robust_dice": ("NoiseRobustDiceLoss", "noise_robust_dice"),
+    "segloss.losses.student": ("TLoss",),
     "segloss.losses.surface": ("BoundaryLoss", "boundary"),
     "segloss.losses.voxelwise": ("CrossEntropyLoss", "FocalLoss"),
+    "segloss.recipes": ("active_passive",),
     "segloss.schedules": ("Constant", "Cosine", "Linear", "Step", "rebalanced"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "BlobLoss",
     "BoundaryLoss",
+    "CenterlineDiceLoss",
+    "CompSumLoss",
     "CompoundLoss",
     "ConditionalSigmoid",
+    "ConnectedComponentDiceLoss",
     "Constant",
     "Cosine",
     "CrossEntropyLoss",
@@ -107,11 +143,13 @@ __all__ = [
     "DiceLoss",
     "ExclusionLoss",
     "FocalLoss",
+    "GeneralizedCrossEntropyLoss",
     "GeneralizedDiceLoss",
     "GeneralizedWassersteinDiceLoss",
     "HierarchicalCrossEntropyLoss",
     "HierarchicalDiceCELoss",
     "JaccardLoss",
+    "LDRKLLoss",
     "LabelHeads",
     "LabelSets",
     "LabelSpace",
@@ -126,21 +164,29 @@ __all__ = [
     "MultiLevelLoss",
     "Multiclass",
     "Multilabel",
+    "NoiseRobustDiceLoss",
+    "NormalizedCrossEntropyLoss",
     "NullBCELoss",
     "OrderedLevels",
     "RegionLoss",
+    "ReverseCrossEntropyLoss",
     "SkeletonRecallLoss",
     "Step",
+    "SymmetricCrossEntropyLoss",
+    "TLoss",
     "Tree",
     "TreeActivation",
     "TreeMinLoss",
     "TreeTripletLoss",
     "TverskyLoss",
     "VoxelLoss",
+    "active_passive",
     "boundary",
+    "centerline_dice",
     "dice",
     "generalized_dice",
     "jaccard",
+    "noise_robust_dice",
     "rebalanced",
     "skeleton_recall",
     "tversky",

@@ -11,20 +11,41 @@ from torch import Tensor
 from segloss import (
     BoundaryLoss,
     CompoundLoss,
+    CompSumLoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
+    GeneralizedCrossEntropyLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    LDRKLLoss,
     Multiclass,
     Multilabel,
+    NoiseRobustDiceLoss,
+    NormalizedCrossEntropyLoss,
+    ReverseCrossEntropyLoss,
     SkeletonRecallLoss,
+    SymmetricCrossEntropyLoss,
     TverskyLoss,
 )
 
 IGNORED = 255
-REGION: tuple[Any, ...] = (DiceLoss, JaccardLoss, TverskyLoss, SkeletonRecallLoss)
-VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss)
+REGION: tuple[Any, ...] = (
+    DiceLoss,
+    JaccardLoss,
+    TverskyLoss,
+    NoiseRobustDiceLoss,
+    SkeletonRecallLoss,
+)
+ROBUST: tuple[Any, ...] = (
+    GeneralizedCrossEntropyLoss,
+    CompSumLoss,
+    ReverseCrossEntropyLoss,
+    SymmetricCrossEntropyLoss,
+    NormalizedCrossEntropyLoss,
+    LDRKLLoss,
+)
+VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss, *ROBUST)
 LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, BoundaryLoss, *VOXEL)
 WITH_POLICY: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss)
 ENCODINGS = (
@@ -119,6 +140,22 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen |= {"alpha": draw(st.sampled_from([0.1, 0.5])), "beta": draw(st.floats(0.1, 2))}
     if loss_class is FocalLoss:
         chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]))
+    if loss_class is GeneralizedCrossEntropyLoss:
+        chosen["q"] = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+        chosen["truncate"] = draw(st.sampled_from([None, None, 0.2, 0.5]))
+    if loss_class is CompSumLoss:
+        chosen["tau"] = draw(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 3.0]))
+    if loss_class in (ReverseCrossEntropyLoss, SymmetricCrossEntropyLoss):
+        chosen["log_zero"] = draw(st.sampled_from([-4.0, -9.0]))
+    if loss_class is SymmetricCrossEntropyLoss:
+        chosen |= {"alpha": draw(st.sampled_from([0.0, 0.1, 6.0])), "beta": draw(st.floats(0, 2))}
+    if loss_class is LDRKLLoss:
+        chosen["temperature"] = draw(st.sampled_from([0.5, 1.0, 10.0]))
+        chosen["margin"] = draw(st.sampled_from([0.0, 0.1, 1.0]))
+        chosen["adaptation"] = draw(st.sampled_from([None, None, 1.5, 2.0]))
+    if loss_class is NoiseRobustDiceLoss:
+        chosen["gamma"] = draw(st.sampled_from([1.0, 1.5, 2.0]))
+        chosen["squared_denominator"] = draw(st.booleans())
     if loss_class is GeneralizedDiceLoss:
         chosen["weighting"] = draw(st.sampled_from(["square", "simple", "uniform"]))
     return chosen

@@ -6,8 +6,11 @@ its *pull* is its derivative by the cross entropies, or by the logits of sigmoid
 
 The cross entropy is that of the voxel's label, or of each node's yes or no: of the latter if the
 activation gives labels no probability of their own, or if the sum asks for it.
+
+What depends on the probabilities of the other outcomes too is a `Relative`, without a closed form.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "Focal",
     "Phi",
+    "Relative",
     "VoxelSum",
     "binary_pull",
     "class_pull",
@@ -81,6 +85,35 @@ class Focal:
         return wrong.pow(self.gamma) * (1 + self.gamma * (1 - wrong) * m_over_wrong)
 
 
+class Relative(ABC):
+    """φ(m) = m of a measure m of the outcomes' cross entropies; autograd differentiates it.
+
+    The outcomes are the channels of a softmax, and the yes and the no of a sigmoid.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name and parameters; equal names are equal measures."""
+
+    @abstractmethod
+    def measure(self, m: Tensor, surprises: Tensor) -> Tensor:
+        """What to sum up.
+
+        Args:
+            m: The cross entropy of an outcome, ``(b, k, n)``.
+            surprises: -log p of every outcome, ``(o, b, 1 or k, n)``.
+        """
+
+    def value(self, m: Tensor) -> Tensor:
+        """The measure as it is."""
+        return m
+
+    def slope(self, m: Tensor) -> Tensor:
+        """1 throughout."""
+        return torch.ones_like(m)
+
+
 @dataclass(frozen=True)
 class VoxelSum:
     """Σ w α φ(m), and Σ w α to divide it by, for each sample.
@@ -104,6 +137,8 @@ class VoxelSum:
 
 def has_closed_form(activation: Activation, terms: tuple[VoxelSum, ...]) -> bool:
     """Whether the gradient needs no autograd."""
+    if any(isinstance(term.phi, Relative) for term in terms):
+        return False
     if isinstance(activation, Softmax):
         return not any(term.of == "node" or _weighs_steps(term) for term in terms)
     return isinstance(activation, Sigmoid)
@@ -210,6 +245,8 @@ def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
         assert isinstance(block.activation, NodeActivation)
         weight = term.class_weight if by_step else None
         m = block.activation.surprise(block.logits, block.true, block.known, weight)
+    if isinstance(term.phi, Relative):
+        m = term.phi.measure(m, _surprises(block))
     shares = _class_shares(block, None if by_step else term.class_weight)
     value = phi_of(term.phi, m)
     b, _, n = block.logits.shape
@@ -218,12 +255,22 @@ def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
     return torch.stack(((value * shares).sum((1, 2)), shares.sum((1, 2))), 1)
 
 
+def _surprises(block: Block) -> Tensor:
+    """-log p of every channel, ``(c, b, 1, n)``."""
+    assert isinstance(block.activation, Softmax), "only a softmax lists the outcomes of a label"
+    _, top, total = block.softmax
+    return (total.log() + (top - block.logits)).movedim(1, 0)[:, :, None]
+
+
 def _weighs_steps(term: VoxelSum) -> bool:
     return term.of == "step" and term.class_weight is not None
 
 
 def _sum_by_node(block: Block, term: VoxelSum) -> Tensor:
     yes, no = (-log for log in block.answers)
+    if isinstance(term.phi, Relative):
+        both = torch.stack((yes, no))
+        yes, no = term.phi.measure(yes, both), term.phi.measure(no, both)
     value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
     weight = _entry_weight(block, term.class_weight)
     return torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1)

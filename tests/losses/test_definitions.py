@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -38,6 +38,9 @@ def test_in_double_precision(case: Case) -> None:
 @settings(max_examples=60)
 def test_in_single_precision(case: Case) -> None:
     loss, batch, maps = case.make()
+    # Without a skeleton all classes may be penalised: their probabilities add up to 1, whose
+    # gradient is 0, and nothing but rounding is left to compare.
+    assume("skeleton" not in maps or maps["skeleton"].any())
     assert_as_defined(loss, batch.logits, batch.target, maps)
 
 

@@ -14,16 +14,19 @@ from segloss import (
     FocalLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    LDRKLLoss,
     Multiclass,
     Multilabel,
+    NormalizedCrossEntropyLoss,
     SkeletonRecallLoss,
     TverskyLoss,
 )
 from tests.losses.checks import value_and_gradient
-from tests.strategies import ENCODINGS, IGNORED, LOSSES, WITH_POLICY, Batch, make_batch
+from tests.strategies import ENCODINGS, IGNORED, LOSSES, VOXEL, WITH_POLICY, Batch, make_batch
 
 GROUPS = ("sample", "batch", "ranks")
 IGNORING = [e for e in ENCODINGS if e.ignore is not None]
+OF_THE_TRUE_CLASS = [x for x in VOXEL if x not in (NormalizedCrossEntropyLoss, LDRKLLoss)]
 FROM_ZERO = [x for x in LOSSES if x is not BoundaryLoss]
 
 each_loss = pytest.mark.parametrize("loss_class", LOSSES, ids=lambda x: x.__name__)
@@ -49,9 +52,8 @@ def certain(encoding: Any, batch: Batch, scale: float = 40.0) -> Tensor:
 def test_a_perfect_prediction_costs_nothing(loss_class: Any, encoding: Any) -> None:
     loss = loss_class(encoding)
     batch = make_batch(encoding)
-    value, gradient = value_and_gradient(
-        loss, certain(encoding, batch), batch.target, **batch.maps(loss)
-    )
+    logits = getattr(loss, "temperature", 1.0) * certain(encoding, batch)
+    value, gradient = value_and_gradient(loss, logits, batch.target, **batch.maps(loss))
     assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-12)
     assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
 
@@ -91,7 +93,7 @@ def test_overlap_losses_lie_between_zero_and_one(
 
 @each_encoding
 @pytest.mark.parametrize(
-    "loss", [CrossEntropyLoss, FocalLoss, DiceLoss, JaccardLoss, TverskyLoss, SkeletonRecallLoss]
+    "loss", [*OF_THE_TRUE_CLASS, DiceLoss, JaccardLoss, TverskyLoss, SkeletonRecallLoss]
 )
 def test_coming_nearer_never_costs_more(loss: Any, encoding: Any) -> None:
     batch = make_batch(encoding)
@@ -110,7 +112,7 @@ def test_coming_nearer_never_costs_more(loss: Any, encoding: Any) -> None:
 
 
 @each_encoding
-@pytest.mark.parametrize("loss", [DiceLoss, CrossEntropyLoss, FocalLoss])
+@pytest.mark.parametrize("loss", [DiceLoss, *VOXEL])
 def test_an_undecided_voxel_is_pulled_unless_it_is_ignored(loss: Any, encoding: Any) -> None:
     batch = make_batch(encoding)
     _, gradient = value_and_gradient(loss(encoding), torch.zeros_like(batch.logits), batch.target)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.reference.dense import Dense, dense, pooled, region_sum
+from tests.reference.voxels import VOXEL, voxel_cost
 
 
 def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
@@ -16,8 +17,8 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
         weighted = [w * v for w, v in zip(loss.weights.values(), terms, strict=True)]
         return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
     x = dense(loss.encoding, input, target, maps)
-    if name in ("CrossEntropyLoss", "FocalLoss"):
-        return _reduce(_voxel_mean(loss, x, getattr(loss, "gamma", 0.0)), loss.reduction)
+    if name in VOXEL:
+        return _reduce(_voxel_mean(loss, x), loss.reduction)
     if name == "GeneralizedDiceLoss":
         return _reduce(_generalized_dice(loss, x), loss.reduction)
     return _class_mean(loss, *_scores(loss, x))
@@ -49,6 +50,10 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
         hit, false_pos = s("overlap"), s("pred") - s("overlap")
         false_neg = s("true") - s("overlap")
         top, bottom = hit + a, hit + loss.alpha * false_pos + loss.beta * false_neg + b
+    elif name == "NoiseRobustDiceLoss":
+        power = "_squared" if loss.squared_denominator else ""
+        size = s("pred" + power) + s("true" + power)
+        top, bottom = size - s(f"error^{loss.gamma}") + a, size + b
     elif name == "SkeletonRecallLoss":
         top, bottom = s("pred*skeleton") + a, s("skeleton") + b
     else:
@@ -98,20 +103,17 @@ def _generalized_dice(loss: Any, x: Dense) -> Tensor:
     return torch.where((count == 0).all(1, keepdim=True), 0.0, score)
 
 
-def _voxel_mean(loss: Any, x: Dense, gamma: float) -> Tensor:
-    """The mean of (1 - p)^γ (-log p) over what counts, each group's; γ = 0 is cross entropy."""
-
-    def phi(log_p: Tensor, rest: Tensor) -> Tensor:
-        return -log_p if gamma == 0 else rest**gamma * -log_p
-
+def _voxel_mean(loss: Any, x: Dense) -> Tensor:
+    """The mean of what a voxel costs over those that count, each group's."""
     first, c = _scored(loss), x.true.shape[1]
     given = [1.0] * (c - first) if loss.class_weight is None else list(loss.class_weight)
     class_weight = x.true.new_tensor([0.0] * first + given)[None, :, None]
-    yes = phi(x.log_pred, x.log_rest.exp())
     if x.exclusive:
-        entry, share = class_weight * x.true * yes, class_weight * x.true
+        cost = torch.stack([voxel_cost(loss, x.log_pred, x.log_rest, k) for k in range(c)], 1)
+        entry, share = class_weight * x.true * cost, class_weight * x.true
     else:
-        no = phi(x.log_rest, x.pred)
+        outcomes, rest = torch.stack([x.log_pred, x.log_rest], 1), [x.log_rest, x.log_pred]
+        yes, no = (voxel_cost(loss, outcomes, torch.stack(rest, 1), k) for k in (0, 1))
         entry = class_weight * (x.true * yes + (1 - x.true) * no)
         share = class_weight.expand_as(x.true)
     total = pooled((x.weight * entry).sum((1, 2)), loss.group)
