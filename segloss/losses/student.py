@@ -31,9 +31,10 @@ class TLoss(Loss):
     errors are few, the more so the larger the volume. Its optimum is the target all the same.
 
     ν, the degrees of freedom, is a parameter: **give the loss's parameters to the optimiser too**.
-    It is e to the power of ``log_nu``, one number for all classes. The smaller ν, the more errors a
-    volume may have before more of them cost little: an image labelled badly throughout is let go
-    of, in favour of others.
+    It is e to the power of ``log_nu``, one number for all classes. An image labelled badly
+    throughout is let go of, in favour of others: the smaller ν, the sooner. Under
+    DistributedDataParallel the loss must be part of the wrapped module, or each rank's ν goes its
+    own way.
 
     Args:
         encoding: What the channels mean.
