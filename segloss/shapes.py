@@ -16,6 +16,7 @@ __all__ = [
     "Logits",
     "Map",
     "Nodes",
+    "PerGroup",
     "PerVoxel",
     "Reduced",
     "Scores",
@@ -46,6 +47,9 @@ Weights: TypeAlias = Float[Tensor, "b #c n"]
 
 Scores: TypeAlias = Float[Tensor, "g k"]
 """One number for each group and scored class."""
+
+PerGroup: TypeAlias = Float[Tensor, "g _"]
+"""Numbers for each group: one for each scored class, or a histogram for each."""
 
 GroupScores: TypeAlias = Float[Tensor, "g 1"]
 """One number for each group, of all its classes together."""

@@ -11,6 +11,7 @@ Region sums go by name, each a number per sample and node:
 ``true_squared``       Σ w y²
 ``pred_squared_true``  Σ w p² y
 ``error^γ``            Σ w |p - y|^γ, for example ``error^1.5``; γ ≥ 1
+``errors/n``           a histogram of |p - y|: see `segloss.engine.histogram`
 ``pred*skeleton``      Σ w p s, for the map of that name, whatever it is
 ``skeleton``           Σ w s
 =====================  ==============================================================
@@ -37,11 +38,11 @@ from torch.nn.functional import pad
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine import confusion
+from segloss.engine import confusion, histogram
 from segloss.engine.block import Block, Place, places, product
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
 
-__all__ = ["Request", "Sums", "dense_sums", "map_of", "one_pass"]
+__all__ = ["Request", "Sums", "dense_sums", "map_of", "numbers_of_a_node", "one_pass"]
 
 Sums = dict[str, Tensor]
 """Region sums by name."""
@@ -73,8 +74,13 @@ def map_of(name: str) -> str | None:
         >>> map_of("pred*skeleton"), map_of("skeleton"), map_of("overlap")
         ('skeleton', 'skeleton', None)
     """
-    known = name in _SUMS or name.startswith("error^")
+    known = name in _SUMS or name.startswith("error^") or histogram.is_histogram(name)
     return None if known else name.removeprefix("pred*")
+
+
+def numbers_of_a_node(name: str) -> int:
+    """How many numbers a region sum holds for each node: one, or a histogram's."""
+    return histogram.width(name) if histogram.is_histogram(name) else 1
 
 
 def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
@@ -207,7 +213,8 @@ def _widths(encoded: Encoded, request: Request) -> list[int]:
         values = encoded.maps.get(map_of(name) or "")
         labelled = values is not None and values.ndim == 2
         v = encoded.nodes
-        widths.append(v if values is None else v - 1 if labelled else values.shape[1])
+        nodes = v if values is None else v - 1 if labelled else values.shape[1]
+        widths.append(nodes * numbers_of_a_node(name))
     return [*widths, 2 * len(request.voxels)]
 
 
@@ -245,6 +252,8 @@ def _region_sum(block: Block, name: str) -> Tensor:
         return _SUMS[name](block)
     if name.startswith("error^"):
         return block.weighted((block.pred - block.true).abs().pow(_power(name))).sum(2)
+    if histogram.is_histogram(name):
+        return histogram.histogram(block, name)
     values = block.weighted(block.maps[name.removeprefix("pred*")])
     if not name.startswith("pred*"):
         return values.sum(2)
@@ -267,6 +276,8 @@ def _slope_in_pred(
         elif name.startswith("error^"):
             gamma, error = _power(name), block.pred - block.true
             slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scales[name])
+        elif histogram.is_histogram(name):
+            slope.add_(histogram.slope(block, name, scales[name]))
         elif name.startswith("pred*"):
             values = block.maps[name.removeprefix("pred*")]
             slope[:, -values.shape[1] :].addcmul_(values, scales[name])
