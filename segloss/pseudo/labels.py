@@ -70,8 +70,7 @@ class PseudoLabels:
             threshold: Which voxels to keep: one of this package's thresholds, or any `Rule`.
             void: ``(b, *space)`` bool; the voxels that never count.
         """
-        logits = teacher_logits.detach()
-        b, c, space = checked_logits(logits)
+        b, c, space = checked_logits(teacher_logits)
         if c < 2:
             raise ValueError(
                 "teacher_logits has 1 channel, expected two classes or more: of a single sigmoid "
@@ -80,15 +79,15 @@ class PseudoLabels:
         if void is not None:
             expect_shape("void", void, (b, *space))
             _expect_type("void", void, void.dtype == torch.bool, "bool")
-        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            probability = logits.softmax(1, dtype=dtype)
+        with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
+            dtype = torch.promote_types(teacher_logits.dtype, torch.float32)
+            probability = teacher_logits.softmax(1, dtype=dtype)
             chosen = threshold(probability, void)
             expect_shape("what the threshold returns", chosen, (b, *space))
             weight = None if chosen.dtype == torch.bool else chosen
             keep = chosen if weight is None else weight > 0
             keep = keep if void is None else keep & ~void
-            return cls(logits.max(1).indices, probability.amax(1), keep, weight, void)
+            return cls(teacher_logits.max(1).indices, probability.amax(1), keep, weight, void)
 
     @property
     def worth(self) -> Map:

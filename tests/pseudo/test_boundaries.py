@@ -56,6 +56,11 @@ def test_as_defined(space: list[int], classes: int, seed: int) -> None:
     assert torch.equal(sobel_boundary(label, classes), by_hand(label, classes))
 
 
+def test_a_gradient_that_only_the_heavier_middle_row_shows() -> None:
+    label = torch.tensor([[[0, 0, 1], [1, 0, 0], [0, 1, 0]]])
+    assert sobel_boundary(label, 2)[0, 1, 1]
+
+
 def published(label: Tensor, classes: int) -> Tensor:
     """Sobel's kernels over one-hot masks that are padded with zeros."""
     x = functional.one_hot(label, classes).movedim(-1, 1).float()

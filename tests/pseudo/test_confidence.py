@@ -97,7 +97,9 @@ def test_as_defined(case: dict[str, Any]) -> None:
     }[loss_class]
     loss = loss_class(**{name: case[name] for name in names})
     teacher = teacher_logits(case["shape"], seed=case["seed"])
-    rule = SoftMatchWeight(teacher.shape[1]) if case["soft"] else FixedThreshold(case["threshold"])
+    rule: Any = FixedThreshold(case["threshold"])
+    if case["soft"]:
+        rule = SoftMatchWeight(teacher.shape[1], momentum=0.0)
     pseudo = PseudoLabels.of(teacher, rule, void=void_for(teacher) if case["with_void"] else None)
     found = value_and_gradient(loss, students(teacher), pseudo)
     expected = value_and_gradient(lambda *x: reference(loss, *x), students(teacher), pseudo)

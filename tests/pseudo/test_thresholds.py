@@ -60,6 +60,13 @@ def test_fixed_and_dynamic(shape: tuple[int, ...]) -> None:
         assert torch.equal(found[~void], confidence > tau)
 
 
+def test_a_confidence_at_the_threshold() -> None:
+    """FixMatch keeps it, and CW-BASS does not."""
+    p = two_classes([0.75])
+    assert FixedThreshold(0.75)(p)
+    assert not DynamicThreshold(low=0.75, high=0.75)(p)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=["2d", "3d"])
 @pytest.mark.parametrize("percent", [0.0, 37.5, 80.0, 100.0])
 def test_entropy_percentile(shape: tuple[int, ...], percent: float) -> None:
