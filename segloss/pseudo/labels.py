@@ -17,6 +17,8 @@ Rule: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """Takes probabilities ``(b, c, *space)`` and the void voxels; says which voxels to keep, ``(b,
 *space)`` bool, or how much each is to count, in floating point."""
 
+_TYPES = {"label": torch.int64, "keep": torch.bool, "void": torch.bool}
+
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
@@ -50,14 +52,7 @@ class PseudoLabels:
         for name, x in vars(self).items():
             if x is not None:
                 expect_shape(name, x, tuple(self.label.shape))
-        _expect_type("label", self.label, self.label.dtype == torch.int64, "int64")
-        _expect_type("keep", self.keep, self.keep.dtype == torch.bool, "bool")
-        for name in ("confidence", "weight"):
-            x = getattr(self, name)
-            if x is not None:
-                _expect_type(name, x, x.is_floating_point(), "floating point")
-        if self.void is not None:
-            _expect_type("void", self.void, self.void.dtype == torch.bool, "bool")
+                _expect_type(name, x)
 
     @classmethod
     def of(
@@ -67,10 +62,14 @@ class PseudoLabels:
 
         Args:
             teacher_logits: ``(b, c, *space)``, two classes or more, in half to double precision.
-            threshold: Which voxels to keep: one of this package's thresholds, or any `Rule`.
+            threshold: Which voxels to keep: a `ThresholdRule`, or any function that takes what one
+                takes and returns what one returns.
             void: ``(b, *space)`` bool; the voxels that never count.
         """
-        b, c, space = checked_logits(teacher_logits)
+        # Subclasses of Tensor, such as MONAI's MetaTensor, pay for metadata at every operation.
+        logits = teacher_logits.as_subclass(Tensor)
+        void = None if void is None else void.as_subclass(Tensor)
+        b, c, space = checked_logits(logits)
         if c < 2:
             raise ValueError(
                 "teacher_logits has 1 channel, expected two classes or more: of a single sigmoid "
@@ -78,16 +77,16 @@ class PseudoLabels:
             )
         if void is not None:
             expect_shape("void", void, (b, *space))
-            _expect_type("void", void, void.dtype == torch.bool, "bool")
-        with torch.no_grad(), torch.autocast(teacher_logits.device.type, enabled=False):
-            dtype = torch.promote_types(teacher_logits.dtype, torch.float32)
-            probability = teacher_logits.softmax(1, dtype=dtype)
+            _expect_type("void", void)
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            probability = logits.softmax(1, dtype=dtype)
             chosen = threshold(probability, void)
             expect_shape("what the threshold returns", chosen, (b, *space))
             weight = None if chosen.dtype == torch.bool else chosen
             keep = chosen if weight is None else weight > 0
             keep = keep if void is None else keep & ~void
-            return cls(teacher_logits.max(1).indices, probability.amax(1), keep, weight, void)
+            return cls(logits.max(1).indices, probability.amax(1), keep, weight, void)
 
     @property
     def worth(self) -> Map:
@@ -121,6 +120,7 @@ class PseudoLabels:
         return torch.stack(shares)
 
 
-def _expect_type(name: str, x: Tensor, right: bool, wanted: str) -> None:
-    if not right:
-        raise TypeError(f"{name} has dtype {x.dtype}, expected {wanted}")
+def _expect_type(name: str, x: Tensor) -> None:
+    wanted = _TYPES.get(name)
+    if not (x.is_floating_point() if wanted is None else x.dtype == wanted):
+        raise TypeError(f"{name} has dtype {x.dtype}, expected {wanted or 'floating point'}")

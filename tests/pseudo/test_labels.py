@@ -41,6 +41,17 @@ def test_autocast_changes_nothing() -> None:
     assert torch.equal(found.keep, expected.keep)
 
 
+def test_a_metatensor_is_a_tensor() -> None:
+    from monai.data import MetaTensor
+
+    logits, void = teacher_logits(), void_for(teacher_logits())
+    pseudo = PseudoLabels.of(MetaTensor(logits), FixedThreshold(0.8), void=MetaTensor(void))
+    expected = PseudoLabels.of(logits, FixedThreshold(0.8), void=void)
+    for name in ("label", "confidence", "keep", "void"):
+        assert type(getattr(pseudo, name)) is Tensor
+        assert torch.equal(getattr(pseudo, name), getattr(expected, name))
+
+
 def test_nothing_kept_and_nothing_there() -> None:
     logits = teacher_logits()
     everything = torch.ones(2, 6, 5, dtype=torch.bool)
@@ -108,7 +119,7 @@ def test_logits_that_are_none() -> None:
     logits, void = torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"void has shape \(1, 1, 2, 2\), expected \(1, 2, 2\)"):
         PseudoLabels.of(logits, rule, void=void)
-    with pytest.raises(TypeError, match=r"void has dtype torch\.int64, expected bool"):
+    with pytest.raises(TypeError, match=r"void has dtype torch\.int64, expected torch\.bool"):
         PseudoLabels.of(logits, rule, void=void[:, 0].long())
 
 
