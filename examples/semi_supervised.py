@@ -125,11 +125,6 @@ class Learner(nn.Module):
         pseudo = PseudoLabels.of(teacher(image), self.threshold)
         return self.cwbass(student, pseudo), pseudo.kept
 
-    def update_teachers(self) -> None:
-        """After each step of the optimizer."""
-        for teacher, student in zip(self.teachers, self.students, strict=True):
-            teacher.update(student)
-
 
 def find_cases(data: Path, limit: int | None) -> tuple[list[Case], list[Case], list[Case]]:
     """Labelled, unlabelled and held-out cases."""
@@ -160,29 +155,24 @@ def cached(cases: list[Case], *, whole: bool = False) -> CacheDataset:
 def views(volumes: CacheDataset) -> Dataset:
     """Crops, weakly augmented as ``image`` and strongly as ``strong``, voxel on voxel."""
     keys = [key for key in ("image", "label") if key in volumes[0]]
-    turn = {"rotate_range": (0.2, 0.2, 0.2), "scale_range": (0.1, 0.1, 0.1)}
     modes = {"mode": ["bilinear", "nearest"][: len(keys)], "padding_mode": "border"}
-    weak = [
+    augmentation = [
         RandSpatialCropd(keys, PATCH, random_size=False),
-        RandAffined(keys, prob=0.8, **turn, **modes),
-    ]
-    strong = [
+        RandAffined(keys, prob=0.8, rotate_range=[0.2] * 3, scale_range=[0.1] * 3, **modes),
         CopyItemsd("image", names="strong"),
         RandAdjustContrastd("strong", prob=0.5, gamma=(0.7, 1.5)),
         RandGaussianSmoothd("strong", (0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.3),
         RandGaussianNoised("strong", prob=0.8, std=0.3),
     ]
-    return Dataset(volumes, Compose([*weak, *strong]))
+    return Dataset(volumes, Compose(augmentation))
 
 
 def batches(labelled: Dataset, unlabelled: Dataset, epoch: int, seed: int) -> PairedBatches:
     """An epoch's batches depend on nothing but its number: that makes it easy to go on."""
-    loaders = [
-        DataLoader(
-            part, batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(number)
-        )
-        for number, part in enumerate((labelled, unlabelled), start=2 * (epoch + 10_000 * seed))
-    ]
+    loaders = []
+    for number, part in enumerate((labelled, unlabelled), start=2 * (epoch + 10_000 * seed)):
+        source = torch.Generator().manual_seed(number)  # of the order, and of the augmentation
+        loaders.append(DataLoader(part, batch_size=2, shuffle=True, generator=source))
     return PairedBatches(*loaders)
 
 
@@ -202,7 +192,8 @@ def train_epoch(
         optimizer.zero_grad()
         (supervised + weight * unlabelled).backward()
         optimizer.step()
-        learner.update_teachers()
+        for teacher, student in zip(learner.teachers, learner.students, strict=True):
+            teacher.update(student)
         history.append(torch.stack([supervised, unlabelled, kept]).detach())
     means = torch.stack(history).mean(0).tolist()
     return dict(zip(("supervised", "unlabelled", "kept"), means, strict=True))
@@ -255,14 +246,14 @@ def main(
     out: Annotated[Path, typer.Option(file_okay=False, help="For logs.")] = Path("semi_supervised"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="16 cases, 2 epochs: a trial.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="24 cases, 4 epochs: a trial.")] = False,
 ) -> None:
     """Train with each method, then compare what they make of the held-out cases."""
     names = methods.split(",")
     if unknown := set(names) - WEIGHTS.keys():
         raise typer.BadParameter(f"{', '.join(unknown)} is none of {', '.join(WEIGHTS)}")
-    epochs = 2 if quick else epochs
-    labelled, unlabelled, held_out = find_cases(data, 16 if quick else None)
+    epochs = 4 if quick else epochs
+    labelled, unlabelled, held_out = find_cases(data, 24 if quick else None)
     print(f"{len(labelled)} labelled, {len(unlabelled)} unlabelled, {len(held_out)} held out")
     test = cached(held_out, whole=True)
     crops = views(cached(labelled)), views(cached(unlabelled))

@@ -76,6 +76,13 @@ class SemiSupervisedTarget:
     Args:
         label: Labels of the first images, what the supervised loss takes.
         pseudo: The teacher's labels of the others.
+
+    Example:
+        >>> from segloss.pseudo import FixedThreshold
+        >>> said = PseudoLabels.of(torch.zeros(3, 2, 4, 4), FixedThreshold(0.95))
+        >>> target = SemiSupervisedTarget(torch.zeros(2, 1, 4, 4), said)
+        >>> len(target.label), len(target.pseudo.label)
+        (2, 3)
     """
 
     label: Target

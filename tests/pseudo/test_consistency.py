@@ -230,6 +230,21 @@ def test_a_pass_that_fails_leaves_the_teacher_as_it_was() -> None:
     assert not any(module.training for module in teacher.modules())
 
 
+def test_nothing_is_kept_but_logits_and_what_the_teacher_said() -> None:
+    student, teacher = logits(2, 3, 8, 8).requires_grad_(), logits(2, 3, 8, 8, seed=1)
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        assert ConsistencyLoss()(student, teacher).requires_grad
+    volume = 8 * student.numel()
+    assert kept.pop(student.data_ptr()) == volume
+    assert volume <= sum(kept.values()) < 1.1 * volume
+
+
 def test_metadata_is_left_behind() -> None:
     x = MetaTensor(torch.zeros(1, 2, 4, 4))
     assert type(ConsistencyLoss()(x, x)) is Tensor
