@@ -29,11 +29,12 @@ __all__ = [
     "numbered",
 ]
 
-# Maps whose single channel names the class of each voxel, with 0 for none of them.
-_LABEL_MAPS = frozenset({"skeleton"})
+# Maps whose single channel names the class, or the instance, of each voxel; 0 for none of them.
+_LABEL_MAPS = frozenset({"skeleton", "instances"})
 _MAKERS = {
     "skeleton": 'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label")',
     "distance": 'batch["distance_label"], made by segloss.transforms.SignedDistanced("label")',
+    "instances": 'batch["instances_label"], made by segloss.transforms.InstanceRegionsd("label")',
     "dataset": "the number of each sample's data set, LabelSpace.number(name)",
 }
 

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segloss import (
+    BlobLoss,
     BoundaryLoss,
+    CenterlineDiceLoss,
     CompoundLoss,
     CompSumLoss,
+    ConnectedComponentDiceLoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
@@ -46,6 +49,7 @@ ROBUST: tuple[Any, ...] = (
     LDRKLLoss,
 )
 VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss, *ROBUST)
+INSTANCE: tuple[Any, ...] = (BlobLoss, ConnectedComponentDiceLoss)
 LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, BoundaryLoss, *VOXEL)
 WITH_POLICY: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss)
 ENCODINGS = (
@@ -67,13 +71,17 @@ class Batch:
     skeleton: Tensor
     distance: Tensor
     weight: Tensor
+    instances: Tensor | None = None
 
     def maps(self, loss: Any, *, weight: bool = False) -> dict[str, Tensor]:
         """The maps that the loss reads, and no other."""
         terms = loss.losses.values() if isinstance(loss, CompoundLoss) else [loss]
         maps = {"weight": self.weight} if weight else {}
-        if any(isinstance(term, SkeletonRecallLoss) for term in terms):
+        if any(isinstance(term, SkeletonRecallLoss | CenterlineDiceLoss) for term in terms):
             maps["skeleton"] = self.skeleton
+        if any(isinstance(term, INSTANCE) for term in terms):
+            assert self.instances is not None
+            maps["instances"] = self.instances
         if any(isinstance(term, BoundaryLoss) for term in terms):
             maps["distance"] = self.distance
         return maps
@@ -98,6 +106,9 @@ def make_batch(
     skeleton = torch.rand(b, *space, generator=rng) < 0.4
     ignored = torch.rand(b, *space, generator=rng) < 0.2
     distance = 3 * torch.randn(b, c, *space, generator=rng, dtype=torch.float64)
+    # Numbers of their own for each sample, so that samples in a row are one sample with them all.
+    instances = torch.randint(4, (b, *space), generator=rng)
+    instances = instances + 3 * torch.arange(b).view(-1, *[1] * len(space)) * (instances > 0)
     weight = 2 * torch.rand(b, *space, generator=rng, dtype=torch.float64)
     weight = weight * (torch.rand(b, *space, generator=rng) < 0.8)
     memberships = torch.rand(b, c, *space, generator=rng, dtype=torch.float64)
@@ -107,6 +118,7 @@ def make_batch(
     else:
         target = memberships if soft else regions
         tube, ignored = regions * skeleton[:, None], ignored[:, None].expand_as(regions)
+        instances = instances[:, None].repeat(1, c, *[1] * len(space))
     if encoding.ignore is not None:
         target = target.masked_fill(ignored, encoding.ignore)
     return Batch(
@@ -115,6 +127,7 @@ def make_batch(
         tube,
         distance.to(dtype)[:, 1:] if leaves_out_background(encoding) else distance.to(dtype),
         weight.to(dtype),
+        instances,
     )
 
 

@@ -13,7 +13,9 @@ from torch.testing import assert_close
 
 import segloss
 from segloss import (
+    BlobLoss,
     BoundaryLoss,
+    CenterlineDiceLoss,
     CrossEntropyLoss,
     DeepSupervisionLoss,
     DiceLoss,
@@ -43,7 +45,10 @@ def reads_any_encoding(loss_class: Any) -> bool:
 LOSSES = [x for x in EVERY_LOSS if reads_any_encoding(x)]
 
 # PyTorch's own compiler does what PyTorch warns of.
-DYNAMO = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+DYNAMO = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
 
 
 def having(*options: str) -> list[Any]:
@@ -165,6 +170,8 @@ def test_samples_do_not_see_each_other(loss_class: Any) -> None:
 
 
 def test_a_batch_group_is_one_long_sample(loss_class: Any) -> None:
+    if loss_class in (BlobLoss, CenterlineDiceLoss):
+        pytest.skip("in a row, samples are more than their sum: neighbours, other components")
     loss = loss_class(group="batch", reduction="none")
     batch, maps = batch_for(loss)
 
@@ -303,7 +310,11 @@ def test_a_weight_of_another_shape(loss_class: Any) -> None:
 def test_a_missing_or_misshapen_map(loss_class: Any) -> None:
     loss = loss_class()
     for name in batch_for(loss)[1]:
-        maker = {"skeleton": "TubedSkeleton", "distance": "SignedDistance"}[name]
+        maker = {
+            "skeleton": "TubedSkeleton",
+            "distance": "SignedDistance",
+            "instances": "InstanceRegions",
+        }[name]
         fails(loss, name, "missing", maker, **{name: None})
         fails(loss, name, "(2, 7, 4, 5)", "(2, 3, 4, 5)", maker, **{name: torch.ones(2, 7, 4, 5)})
         wrong = torch.zeros(2, 3, 5, 4)
@@ -311,9 +322,8 @@ def test_a_missing_or_misshapen_map(loss_class: Any) -> None:
 
 
 def test_a_map_that_no_term_reads(loss_class: Any) -> None:
-    fails(loss_class(), "'instances'", "weight", instances=torch.ones(2, 4, 5))
-    fails(loss_class(), "'skelton'", skelton=torch.ones(2, 4, 5))
-    for name in {"skeleton", "distance"} - set(batch_for(loss_class())[1]):
+    fails(loss_class(), "'skelton'", "weight", skelton=torch.ones(2, 4, 5))
+    for name in {"skeleton", "distance", "instances"} - set(batch_for(loss_class())[1]):
         fails(loss_class(), f"'{name}'", **{name: torch.ones(2, 4, 5)})
 
 

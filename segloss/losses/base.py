@@ -18,7 +18,7 @@ from segloss.engine import sums as engine
 from segloss.engine.groups import GROUPS, Group, pool
 from segloss.engine.sums import Request
 from segloss.engine.voxel import Phi, VoxelSum
-from segloss.shapes import Logits, Map, Reduced, Scores, Target
+from segloss.shapes import Logits, Map, PerGroup, Reduced, Scores, Target
 
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, Weight
@@ -38,8 +38,8 @@ __all__ = [
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["smooth", "skip", "penalise"]
-Sums = Mapping[str, Scores]
-"""The sums a loss asked for by name, each ``(g, k)``."""
+Sums = Mapping[str, PerGroup]
+"""The sums a loss asked for by name, each ``(g, k)``, or with a histogram for each of the k."""
 
 
 class RegionOptions(TypedDict, total=False):
@@ -68,6 +68,9 @@ class Loss(nn.Module, ABC):
         class_weight: A number for each scored class.
         reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for the scores themselves.
     """
+
+    compiles: ClassVar[bool] = True
+    """Whether torch.compile can see into it; if not, it is left out of what is compiled."""
 
     def __init__(
         self,
@@ -98,12 +101,26 @@ class Loss(nn.Module, ABC):
     def request(self) -> Request:
         """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The target maps that `own_sums` reads."""
+        return frozenset()
+
+    def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
+        """Sums that a pass over single voxels does not give, each ``(b, v)``; none by default.
+
+        Args:
+            encoded: The batch.
+            space: Its image axes.
+        """
+        return {}
+
     @abstractmethod
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         """The loss, from its sums, pooled over its groups and cut to its scored classes.
 
         Args:
-            regions: The region sums by name, each ``(g, k)``.
+            regions: The region sums, and the loss's own, by name, each ``(g, k)``.
             voxels: For each voxel sum, it and its normaliser, ``(2, g)``.
         """
 
@@ -245,6 +262,13 @@ def one_pass(
     losses: Sequence[Loss], input: Tensor, target: Tensor, maps: Mapping[str, Tensor]
 ) -> list[Tensor]:
     """The value of each loss; losses that read the channels alike share a pass over the voxels."""
+    values = _one_pass if all(loss.compiles for loss in losses) else _uncompiled_pass
+    return values(losses, input, target, maps)
+
+
+def _one_pass(
+    losses: Sequence[Loss], input: Tensor, target: Tensor, maps: Mapping[str, Tensor]
+) -> list[Tensor]:
     for name, x in {"input": input, "target": target, **maps}.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
@@ -252,7 +276,8 @@ def one_pass(
     maps = {name: _plain(x) for name, x in maps.items()}
     requests = [_completed(loss, input) for loss in losses]
     read_by_encodings = [loss.encoding.reads for loss in losses]
-    needed = frozenset().union(*(request.maps for request in requests), *read_by_encodings)
+    scored = [request.maps | loss.reads for request, loss in zip(requests, losses, strict=True)]
+    needed = frozenset().union(*scored, *read_by_encodings)
     _check_maps(needed, maps)
 
     values: list[Tensor] = [input] * len(losses)
@@ -261,17 +286,21 @@ def one_pass(
         request = Request()
         for i in members:
             request |= requests[i]
-        read = {"weight"} | encoding.reads | request.maps
+        read = {"weight"}.union(encoding.reads, *(scored[i] for i in members))
         own = {name: x for name, x in maps.items() if name in read}
         encoded = encoding.encode(input, target, own)
         for i in members:
-            scored = {name: maps[name] for name in requests[i].maps}
-            _check_coverage(losses[i], input, encoded, scored)
-        regions, voxels = engine.one_pass(encoded, request)
+            _check_coverage(losses[i], input, encoded, {name: maps[name] for name in scored[i]})
+        summed = {name: x for name, x in encoded.maps.items() if name in request.maps}
+        regions, voxels = engine.one_pass(replace(encoded, maps=summed), request)
         for i in members:
-            value = _value(losses[i], requests[i], request, regions, voxels)
+            own_sums = losses[i].own_sums(encoded, input.shape[2:])
+            value = _value(losses[i], requests[i], request, regions, voxels, own_sums)
             values[i] = value.to(encoded.classes.dtype)
     return values
+
+
+_uncompiled_pass = torch.compiler.disable(_one_pass)
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -280,10 +309,20 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _value(
-    loss: Loss, own: Request, joint: Request, regions: engine.Sums, voxels: Tensor
+    loss: Loss,
+    own: Request,
+    joint: Request,
+    regions: engine.Sums,
+    voxels: Tensor,
+    own_sums: Sums,
 ) -> Tensor:
-    """Pick a loss's sums out of those of a joint pass, pool them, and reduce."""
-    scored = [regions[name][:, loss.encoding.first :] for name in own.regions]
+    """Pick a loss's sums out of those of a joint pass, add its own, pool them, and reduce."""
+    first = loss.encoding.first
+    named = {
+        name: regions[name][:, first * engine.numbers_of_a_node(name) :] for name in own.regions
+    }
+    named |= {name: x[:, first:] for name, x in own_sums.items()}
+    scored = list(named.values())
     pooled: Sequence[Tensor] = []
     if scored:  # side by side: between ranks one message is cheaper than many
         widths = [x.shape[1] for x in scored]
@@ -291,7 +330,7 @@ def _value(
     names = [term.name for term in joint.voxels]
     columns = [names.index(term.name) for term in own.voxels]
     summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
-    return loss.reduce(dict(zip(own.regions, pooled, strict=True)), list(summed))
+    return loss.reduce(dict(zip(named, pooled, strict=True)), list(summed))
 
 
 def _completed(loss: Loss, input: Tensor) -> Request:

@@ -1,0 +1,73 @@
+"""Sums over each instance of a sample: one pass over the voxels, however many instances there are."""
+
+import torch
+from torch import Tensor
+
+from segloss.encoding import Encoded
+from segloss.engine.block import Block, Place, check_labels, places
+from segloss.engine.probability import Measure, measured
+from segloss.shapes import Nodes
+
+__all__ = ["InstanceSums", "instance_sums"]
+
+
+def instance_sums(encoded: Encoded) -> Tensor:
+    """Σ w p, Σ w p y and Σ w y over each number of the ``instances`` map.
+
+    On CUDA the order of the additions is not fixed; they are in float64, so that it shows in the
+    sixteenth digit.
+
+    Returns:
+        ``(b, 3, k, 1 + n)`` for the last k nodes, n being the largest number or more.
+    """
+    sums: Tensor = measured(encoded, InstanceSums(encoded))
+    return sums
+
+
+class InstanceSums(Measure):
+    """Sums of the nodes that have numbered voxels: shape ``(3, k, 1 + n)``."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        numbers = encoded.maps["instances"]
+        self.nodes = encoded.nodes if numbers.ndim == 2 else numbers.shape[1]
+        count = 1 + _largest(numbers)
+        check_labels("instances map", numbers, count, "instances are numbered from 1, 0 for none")
+        self.shape = (3, self.nodes, count)
+
+    def places(self, encoded: Encoded) -> list[Place]:
+        """Those of any other sum."""
+        return places(encoded)
+
+    def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
+        """What the block adds to each instance."""
+        true, pred = block.true, block.pred
+        terms = [block.weighted(x)[:, -self.nodes :] for x in (pred, pred * true, true)]
+        values = torch.stack(terms, 1).to(_exact(pred))
+        total = values.new_zeros(len(values), *self.shape)
+        numbers = self._numbers(encoded, place)[:, None].expand_as(values)
+        return total.scatter_add_(3, numbers, values)
+
+    def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
+        """What its instance says to each voxel."""
+        numbers = self._numbers(encoded, place)
+        by_pred, by_overlap = (scale[:, i].gather(2, numbers) for i in range(2))
+        slope = torch.zeros_like(block.pred)
+        slope[:, -self.nodes :] = by_pred + by_overlap * block.true[:, -self.nodes :]
+        return block.weighted(slope)
+
+    def _numbers(self, encoded: Encoded, place: Place) -> Tensor:
+        samples, voxels = place
+        numbers = encoded.maps["instances"][samples, ..., voxels].long()
+        return numbers if numbers.ndim == 3 else numbers[:, None].expand(-1, self.nodes, -1)
+
+
+def _largest(numbers: Tensor) -> int:
+    """The largest number there is; on a GPU the largest there can be, if that is not too large."""
+    short = not numbers.is_floating_point() and numbers.element_size() <= 2
+    if short and numbers.device.type != "cpu":
+        return 1 if numbers.dtype == torch.bool else torch.iinfo(numbers.dtype).max
+    return int(numbers.max())
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64

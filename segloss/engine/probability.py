@@ -1,0 +1,87 @@
+"""Sums over probabilities that a voxel alone does not determine: of its neighbours, of its instance.
+
+A `Measure` says which sums and what their slope in the probabilities is; `measured` adds them up
+block by block, keeps only the logits, and reads them again for the gradient.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from segloss.encoding import Encoded
+from segloss.engine.block import Block, Place
+from segloss.shapes import Nodes
+
+__all__ = ["Measure", "measured"]
+
+
+class Measure(ABC):
+    """Sums over the probabilities of the nodes, for every sample."""
+
+    shape: tuple[int, ...]
+    """Of the sums of a sample."""
+
+    @abstractmethod
+    def places(self, encoded: Encoded) -> list[Place]:
+        """The blocks to work in."""
+
+    @abstractmethod
+    def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
+        """What the block contributes, ``(b, *shape)``."""
+
+    @abstractmethod
+    def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
+        """Derivative by the block's probabilities of the sums, each times its scale."""
+
+
+def measured(encoded: Encoded, measure: Measure) -> Tensor:
+    """The sums, ``(b, *shape)``: float64 (float32 on Apple's GPUs), differentiable once.
+
+    torch.compile cannot see into it.
+    """
+    sums: Tensor = _Measured.apply(encoded.logits, encoded, measure)  # type: ignore[no-untyped-call]
+    return sums
+
+
+class _Measured(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, encoded: Encoded, measure: Measure) -> Tensor:
+        ctx.save_for_backward(logits, encoded.target, encoded.weight, *encoded.maps.values())
+        nothing = logits.new_empty(0)
+        maps = dict.fromkeys(encoded.maps, nothing)
+        ctx.encoded = replace(encoded, logits=nothing, target=nothing, weight=None, maps=maps)
+        ctx.measure = measure
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        total = logits.new_zeros(len(logits), *measure.shape, dtype=exact)
+        with torch.autocast(logits.device.type, enabled=False):
+            for place in measure.places(encoded):
+                total[place[0]] += measure.sums(Block(encoded, place), encoded, place)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
+        logits, target, weight, *values = ctx.saved_tensors
+        maps = dict(zip(ctx.encoded.maps, values, strict=True))
+        encoded = replace(ctx.encoded, logits=logits, target=target, weight=weight, maps=maps)
+        grad = torch.empty_like(logits)
+        scale = scale.to(encoded.classes.dtype)
+        with torch.autocast(logits.device.type, enabled=False):
+            for samples, voxels in ctx.measure.places(encoded):
+                place = (samples, voxels)
+                block = Block(encoded, place, checked=True)
+                slope = ctx.measure.slope(block, encoded, place, scale[samples])
+                grad[samples, :, voxels] = _by_logits(Block(encoded, place, checked=True), slope)
+        return grad, None, None
+
+
+def _by_logits(block: Block, slope: Nodes) -> Tensor:
+    """Derivative by the logits, from that by the probabilities."""
+    with torch.enable_grad():
+        block.logits = block.logits.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(block.pred, block.logits, slope)
+    return grad

@@ -1,0 +1,204 @@
+r"""The soft skeleton of a probability map, and its gradient with few volumes in memory.
+
+A map is eroded again and again; what eroding takes away for good, so that dilating does not bring
+it back, is a piece of the skeleton, and the soft skeleton is the union of the pieces,
+
+.. math:: S = 1 - \prod_{i=0}^{k} (1 - \delta_i), \quad
+    \delta_i = \max(0, E_i - \text{dilate}(E_{i+1})), \quad E_{i+1} = \text{erode}(E_i), \quad
+    E_0 = p
+
+with the cross for erosions and the full neighbourhood for dilations. This is the recursion of
+Shit et al., "clDice", CVPR 2021, written as a product.
+
+What is not there (beyond the border, or of no weight) takes part in no minimum and no maximum.
+Minima and maxima are taken by shifting, so that their gradient needs no indices and does not depend
+on the order in which a GPU adds up: it goes to the voxel itself if that is one of the extremes,
+else to the first neighbour that is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from segloss.encoding import Encoded
+from segloss.engine.block import Block, Place
+from segloss.engine.probability import Measure
+from segloss.shapes import Nodes
+
+__all__ = ["SoftSkeletonSums", "outlasts", "soft_skeleton", "soft_skeleton_slope"]
+
+_Box = tuple[slice, ...]
+
+
+class SoftSkeletonSums(Measure):
+    """Σ w S(p) and Σ w S(p) y of the nodes from the first scored one on: shape ``(2, v)``.
+
+    Args:
+        iterations: k, how often to erode before the last piece.
+        space: The image axes.
+        first: The first scored node.
+        nodes: How many nodes there are, v.
+    """
+
+    def __init__(self, iterations: int, space: tuple[int, ...], first: int, nodes: int) -> None:
+        self.iterations, self.space, self.first = iterations, space, first
+        self.shape = (2, nodes)
+
+    def places(self, encoded: Encoded) -> list[Place]:
+        """A sample at a time; a skeleton cannot be had of a part."""
+        return [(slice(i, i + 1), slice(None)) for i in range(len(encoded.logits))]
+
+    def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
+        """Both sums of one sample."""
+        total = block.logits.new_zeros(1, *self.shape)
+        for node, pred, there in self._volumes(block):
+            skeleton = soft_skeleton(pred, self.iterations, there).flatten()
+            if block.weight is not None:
+                skeleton *= _row(block.weight, node)
+            total[0, 0, node] = skeleton.sum()
+            total[0, 1, node] = skeleton.dot(block.true[0, node])
+        return total
+
+    def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
+        """A node at a time: what a skeleton needs is kept for one of them only."""
+        slope = torch.zeros_like(block.pred)
+        for node, pred, there in self._volumes(block):
+            by_skeleton = scale[0, 0, node] + scale[0, 1, node] * block.true[0, node]
+            if block.weight is not None:
+                by_skeleton *= _row(block.weight, node)
+            by_skeleton = by_skeleton.view(self.space)
+            by_pred = soft_skeleton_slope(pred, self.iterations, by_skeleton, there)
+            slope[0, node] = by_pred.flatten()
+        return slope
+
+    def _volumes(self, block: Block) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        for node in range(self.first, self.shape[1]):
+            there = None if block.weight is None else (_row(block.weight, node) != 0)
+            there = None if there is None else there.view(self.space)
+            yield node, block.pred[0, node].view(self.space), there
+
+
+def soft_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
+    """The soft skeleton of a map of two or three axes, from 0 to 1.
+
+    Args:
+        x: From 0 to 1.
+        iterations: How often to erode before the last piece; at least the radius of what is to be
+            thinned, in voxels.
+        there: Booleans: the voxels that exist.
+
+    Example:
+        >>> bar = torch.ones(3, 5)
+        >>> soft_skeleton(torch.nn.functional.pad(bar, (1, 1, 1, 1)), 1)[1:-1, 1:-1]
+        tensor([[0., 0., 0., 0., 0.],
+                [0., 1., 1., 1., 0.],
+                [0., 0., 0., 0., 0.]])
+    """
+    x = _filled(x, there, 1)
+    rest = torch.ones_like(x)
+    for _ in range(iterations + 1):
+        eroded = _eroded(x, there)
+        *_, opened = _dilated(eroded, there)
+        rest *= 1 - (x - opened).clamp(min=0)
+        x = eroded
+    return 1 - rest
+
+
+def soft_skeleton_slope(
+    x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = None
+) -> Tensor:
+    """Derivative by the map of the sum of its soft skeleton times a scale.
+
+    Args:
+        x: See `soft_skeleton`.
+        iterations: See `soft_skeleton`.
+        scale: One number for each voxel, 0 for those that do not exist.
+        there: See `soft_skeleton`.
+    """
+    axes = range(x.ndim)
+    erosions, rests = [_filled(x, there, 1)], [torch.ones_like(x)]
+    for _ in range(iterations):
+        erosions.append(_eroded(erosions[-1], there))
+        *_, opened = _dilated(erosions[-1], there)
+        rests.append(rests[-1] * (1 - (erosions[-2] - opened).clamp(min=0)))
+    eroded = _eroded(erosions[-1], there)
+    flow = torch.zeros_like(x)
+    while erosions:
+        x, rest = erosions.pop(), rests.pop()
+        stages = list(_dilated(eroded, there))
+        piece = (x - stages[-1]).clamp(min=0)
+        pull = (scale * rest).masked_fill_(piece == 0, 0)
+        scale = scale * (1 - piece)
+        back = -pull
+        for axis, (before, after) in reversed([*enumerate(pairwise(stages))]):
+            back = _routed(back, before, after, [axis])
+        flow = _filled(flow + back, there, 0)
+        flow = _filled(_routed(flow, x, eroded, axes), there, 0) + pull
+        eroded = x
+    return flow
+
+
+def outlasts(mask: Tensor, erosions: int) -> bool:
+    """Whether anything is left of a mask after so many erosions; waits for a GPU to tell.
+
+    Of a mask without a border there is always everything left, which says nothing: False.
+    """
+    x = mask.byte()
+    if x.all():
+        return False
+    for _ in range(erosions):
+        if not x.any():
+            return False
+        x = _eroded(x, None)
+    return bool(x.any())
+
+
+def _row(weight: Tensor, node: int) -> Tensor:
+    return weight[0, node if weight.shape[1] > 1 else 0]
+
+
+def _filled(x: Tensor, there: Tensor | None, value: float) -> Tensor:
+    return x if there is None else x.masked_fill(~there, value)
+
+
+def _eroded(x: Tensor, there: Tensor | None) -> Tensor:
+    return _filled(_extreme(x, range(x.ndim), torch.minimum), there, 1)
+
+
+def _dilated(x: Tensor, there: Tensor | None) -> Iterator[Tensor]:
+    """The map without what is not there, and the maxima along one axis after the other."""
+    x = _filled(x, there, 0)
+    yield x
+    for axis in range(x.ndim):
+        x = _extreme(x, [axis], torch.maximum)
+        yield x
+
+
+def _extreme(x: Tensor, axes: Iterable[int], pick: Callable[..., Tensor]) -> Tensor:
+    """The minimum or the maximum of each voxel and its neighbours along the axes."""
+    out = x.clone()
+    for to, there in _steps(axes, x.shape):
+        pick(x[there], out[to], out=out[to])
+    return out
+
+
+def _routed(scale: Tensor, x: Tensor, extreme: Tensor, axes: Iterable[int]) -> Tensor:
+    """The gradient of `_extreme`: every voxel's, to where its extreme comes from."""
+    hit = x == extreme
+    flow, left = scale * hit, scale.masked_fill(hit, 0)
+    for to, there in _steps(axes, x.shape):
+        hit = x[there] == extreme[to]
+        flow[there] += left[to] * hit
+        left[to].masked_fill_(hit, 0)
+    return flow
+
+
+def _steps(axes: Iterable[int], shape: Sequence[int]) -> Iterator[tuple[_Box, _Box]]:
+    """For each neighbour along the axes: the voxels that have one, and those that are one."""
+    for axis in axes:
+        everything = (slice(None),) * axis
+        lower, upper = slice(0, shape[axis] - 1), slice(1, None)
+        yield (*everything, upper), (*everything, lower)
+        yield (*everything, lower), (*everything, upper)

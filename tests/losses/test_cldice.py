@@ -1,0 +1,265 @@
+"""Centreline Dice against its formula, on a soft skeleton by ordinary pooling."""
+
+import copy
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from monai.losses import SoftclDiceLoss
+from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
+
+from segloss import CenterlineDiceLoss, CrossEntropyLoss, DiceLoss, Multiclass, Multilabel
+from segloss.engine.soft_skeleton import outlasts, soft_skeleton, soft_skeleton_slope
+from segloss.transforms import TubedSkeleton
+from tests.losses.checks import RELATIVE, value_and_gradient
+from tests.reference.dense import dense, pooled, region_sum
+from tests.strategies import ENCODINGS, make_batch
+
+SPACES = [(9, 11), (7, 8, 6), (1, 9), (2, 1, 7)]
+each_space = pytest.mark.parametrize("space", SPACES, ids=str)
+each_encoding = pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+
+
+def pooled_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
+    """The published recursion, with windows written out and infinity for what is not there."""
+    there = torch.ones_like(x, dtype=torch.bool) if there is None else there
+
+    def windows(x: Tensor, value: float) -> Tensor:
+        padded = functional.pad(x.masked_fill(~there, value), (1, 1) * x.ndim, value=value)
+        for axis in range(x.ndim):
+            padded = padded.unfold(axis, 3, 1)
+        return padded.flatten(x.ndim)
+
+    def cross(d: int) -> list[int]:
+        centre = (3**d - 1) // 2
+        return [centre, *(centre + step * 3**axis for axis in range(d) for step in (-1, 1))]
+
+    def eroded(x: Tensor) -> Tensor:
+        return windows(x, math.inf)[..., cross(x.ndim)].amin(-1).masked_fill(~there, 0)
+
+    def opened(x: Tensor) -> Tensor:
+        return windows(eroded(x), -math.inf).amax(-1).masked_fill(~there, 0)
+
+    skeleton = functional.relu(x - opened(x))
+    for _ in range(iterations):
+        x = eroded(x)
+        delta = functional.relu(x - opened(x))
+        skeleton = skeleton + functional.relu(delta - skeleton * delta)
+    return skeleton
+
+
+def by_definition(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
+    """What the loss should return, in float64, for ``reduction="none"``."""
+    x = dense(loss.encoding, input, target, maps)
+    first = 0 if getattr(loss.encoding, "background", True) else 1
+    b, c, *space = input.shape
+    pred, there = x.pred.reshape(b, c, *space), (x.weight != 0).reshape(b, c, *space)
+    rows = [
+        torch.stack([pooled_skeleton(pred[i, k], loss.iterations, there[i, k]) for k in range(c)])
+        for i in range(b)
+    ]
+    skeleton = x.weight * torch.stack(rows).flatten(2)
+
+    def pool(x: Tensor) -> Tensor:
+        return pooled(x, loss.group)[:, first:]
+
+    precision = (pool((skeleton * x.true).sum(2)) + loss.smooth_nr) / (
+        pool(skeleton.sum(2)) + loss.smooth_dr
+    )
+    recall = (pool(region_sum(x, "pred*skeleton")) + loss.smooth_nr) / (
+        pool(region_sum(x, "skeleton")) + loss.smooth_dr
+    )
+    score: Tensor = 1 - 2 * precision * recall / (precision + recall)
+    return score
+
+
+def smooth_noise(space: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.rand(space, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@each_space
+@pytest.mark.parametrize("iterations", [0, 1, 3, 10])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_skeleton_is_the_published_recursion(
+    space: tuple[int, ...], iterations: int, masked: bool
+) -> None:
+    x = smooth_noise(space).requires_grad_()
+    there = smooth_noise(space, 1) < 0.8 if masked else None
+    scale = smooth_noise(space, 2) * (1 if there is None else there)
+    expected = pooled_skeleton(x, iterations, there)
+    (slope,) = torch.autograd.grad((expected * scale).sum(), x)
+    found = soft_skeleton(x.detach(), iterations, there)
+    seen = torch.ones(space, dtype=torch.bool) if there is None else there
+    assert_close(found[seen], expected.detach()[seen])
+    assert_close(soft_skeleton_slope(x.detach(), iterations, scale, there), slope)
+
+
+@each_encoding
+@pytest.mark.parametrize("group", ["sample", "batch"])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 6), (2, 3, 4, 3, 5)], ids=["2d", "3d"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_is_as_defined(
+    encoding: Any, group: Any, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    loss = CenterlineDiceLoss(encoding, iterations=2, group=group, reduction="none")
+    batch = make_batch(encoding, shape=shape, dtype=dtype)
+    relative = RELATIVE[dtype]
+    for weighted in (False, True):
+        maps = batch.maps(loss, weight=weighted)
+        value, gradient = value_and_gradient(loss, batch.logits, batch.target, **maps)
+        expected, slope = value_and_gradient(
+            lambda *a, **k: by_definition(loss, *a, **k),
+            batch.logits.double(),
+            batch.target,
+            **maps,
+        )
+        assert value.dtype == gradient.dtype == dtype
+        assert_close(value.double(), expected, rtol=relative, atol=relative)
+        tolerance = relative * slope.abs().max().item() + 1e-15
+        assert_close(gradient.double(), slope, rtol=10 * relative, atol=tolerance)
+
+
+@pytest.mark.parametrize("iterations", [3, 6])
+def test_is_monais_with_its_smoothing_and_a_soft_target_skeleton(iterations: int) -> None:
+    batch = make_batch(Multilabel(), shape=(2, 2, 9, 8, 7))
+    target = batch.target.double()
+    skeletons = [[pooled_skeleton(y, iterations) for y in sample] for sample in target]
+    skeleton = torch.stack([torch.stack(row) for row in skeletons])
+    loss = CenterlineDiceLoss(
+        Multilabel(), iterations=iterations, smooth_nr=1, smooth_dr=1, group="batch"
+    )
+    peer = SoftclDiceLoss(iter_=iterations, sigmoid=True, smooth=1e-12)
+    for i in range(2):
+        for k in range(2):
+            one = (slice(i, i + 1), slice(k, k + 1))
+            found = value_and_gradient(loss, batch.logits[one], target[one], skeleton=skeleton[one])
+            expected = value_and_gradient(peer, batch.logits[one], target[one])
+            assert_close(found, expected)
+
+
+def test_gradcheck() -> None:
+    loss = CenterlineDiceLoss(Multiclass(ignore=255), iterations=2)
+    batch = make_batch(loss.encoding, shape=(1, 3, 4, 5))
+    maps = batch.maps(loss, weight=True)
+    assert torch.autograd.gradcheck(
+        lambda x: loss(x, batch.target, **maps), batch.logits.requires_grad_(), eps=1e-7
+    )
+
+
+def tube(radius: int) -> Tensor:
+    """A vessel in a volume, ``(1, d, h, w)``."""
+    axis = torch.arange(2 * radius + 7) - radius - 3
+    disc = axis[:, None] ** 2 + axis[None] ** 2 <= radius**2
+    label = disc[None].expand(24, -1, -1).long().clone()
+    label[:3] = label[-3:] = 0
+    return label[None]
+
+
+def thinned(label: Tensor) -> Tensor:
+    return torch.from_numpy(TubedSkeleton(radius=0)(label.numpy()))
+
+
+def certain(found: Tensor) -> Tensor:
+    found = torch.where(found > 0, 8.0, -8.0)
+    return torch.stack([-found, found], 1)
+
+
+def test_a_thin_vessel_costs_as_much_as_a_thick_one() -> None:
+    loss = CenterlineDiceLoss(iterations=4)
+    thick = tube(4)
+    label = thick.clone()
+    label[0, 3:-3, 1, 1] = 1
+    skeleton = thinned(label)
+    assert loss(certain(label), label, skeleton=skeleton) < 0.01
+    value, gradient = value_and_gradient(loss, certain(thick), label, skeleton=skeleton)
+    assert value > 0.3
+    assert DiceLoss(Multiclass(background=False))(certain(thick), label) < 0.05
+    missed = (skeleton > thick)[0]
+    assert missed.any()
+    assert (gradient[0, 1][missed] < 0).all()
+
+
+def test_too_few_iterations_are_noticed() -> None:
+    label = tube(6)
+    logits, skeleton = certain(label), thinned(label)
+    with pytest.warns(UserWarning, match=r"class 1 .* wider than iterations=3"):
+        CenterlineDiceLoss(iterations=3)(logits, label, skeleton=skeleton)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CenterlineDiceLoss(iterations=6)(logits, label, skeleton=skeleton)
+        everything = torch.ones_like(label)
+        CenterlineDiceLoss(iterations=1)(logits, everything, skeleton=skeleton)
+
+
+def test_a_wide_tube_is_thinned_with_enough_iterations_only() -> None:
+    """The defect behind the warning: no centreline, so nothing that could be wrong."""
+    label = tube(6)
+    probability = label[0].double()
+    assert outlasts(label[0] > 0, 4)
+    assert not outlasts(label[0] > 0, 7)
+    middle = (slice(8, -8), slice(None), slice(None))
+    assert soft_skeleton(probability, 3)[middle].sum() == 0
+    assert soft_skeleton(probability, 6)[middle].sum() > 0
+
+
+@pytest.mark.parametrize("encoding", [Multiclass(ignore=255), Multilabel(ignore=255)], ids=str)
+def test_ignoring_is_cropping(encoding: Any) -> None:
+    loss = CenterlineDiceLoss(encoding, iterations=3)
+    batch = make_batch(encoding, shape=(2, 2, 9, 8))
+    maps = batch.maps(loss)
+    cut = {name: x[..., :5] for name, x in maps.items()}
+    expected, slope = value_and_gradient(loss, batch.logits[..., :5], batch.target[..., :5], **cut)
+    target = batch.target.clone()
+    target[..., 5:] = 255
+    value, gradient = value_and_gradient(loss, batch.logits, target, **maps)
+    assert_close(value, expected)
+    assert_close(gradient[..., :5], slope)
+    assert not gradient[..., 5:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_huge_logits(dtype: torch.dtype) -> None:
+    loss = CenterlineDiceLoss(iterations=2)
+    batch = make_batch(loss.encoding, shape=(1, 3, 16, 16, 16), dtype=torch.float32)
+    maps = batch.maps(loss)
+    half = batch.logits.to(dtype)
+    value, gradient = value_and_gradient(loss, half, batch.target, **maps)
+    expected, slope = value_and_gradient(loss, half.float(), batch.target, **maps)
+    assert value.dtype == torch.float32
+    assert_close(value, expected)
+    assert_close(gradient.float(), slope, atol=1e-6, rtol=1e-2)
+    value, gradient = value_and_gradient(loss, batch.logits.sign() * 1e4, batch.target, **maps)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_a_class_without_a_skeleton() -> None:
+    logits = torch.randn(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(1, 6, 5, dtype=torch.long)
+    loss = CenterlineDiceLoss(empty="penalise")
+    assert_close(loss(logits, label, skeleton=label), logits.softmax(1)[:, 1].mean())
+    assert CenterlineDiceLoss(empty="skip")(logits, label, skeleton=label) == 0
+
+
+def test_keeps_the_logits_only() -> None:
+    loss = CenterlineDiceLoss() + CrossEntropyLoss(Multiclass(background=False))
+    batch = make_batch(Multiclass(background=False), shape=(2, 3, 32, 32), dtype=torch.float32)
+    logits, maps, kept = batch.logits.requires_grad_(), batch.maps(loss), set()
+
+    def keep(x: Tensor) -> Tensor:
+        kept.add((x.data_ptr(), x.numel()))
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, copy.copy):
+        loss(logits, batch.target, **maps)
+    large = {pointer for pointer, size in kept if size >= 32 * 32}
+    assert large <= {x.data_ptr() for x in (logits, batch.target, *maps.values())}
+
+
+def test_iterations_below_zero() -> None:
+    with pytest.raises(ValueError, match="iterations must be 0 or more, got -1"):
+        CenterlineDiceLoss(iterations=-1)
