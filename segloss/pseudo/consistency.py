@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from segloss.arguments import not_negative
 from segloss.compose import Weight
 from segloss.encoding import Encoding, Multiclass, Multilabel, expect_shape
 from segloss.engine.groups import Group
@@ -40,8 +41,9 @@ class ConsistencyLoss(nn.Module):
     those that are to.
 
     Args:
-        encoding: Softmax or sigmoids, `segloss.Multiclass` or `segloss.Multilabel`. A teacher
-            ignores nothing, so the encoding's ``ignore`` has no say here: pass ``void``.
+        encoding: Softmax or sigmoids, `segloss.Multiclass` or `segloss.Multilabel`. Without its
+            background, the mean leaves channel 0 out. A teacher ignores nothing, so ``ignore`` has
+            no say here: pass ``void``.
         group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
 
     References:
@@ -209,6 +211,7 @@ def monte_carlo_entropy(
     """
     if passes < 1:
         raise ValueError(f"passes must be at least 1, got {passes}")
+    noise = not_negative("noise", noise)
     encoding = _activated(encoding)
     dropout = [m for m in network.modules() if isinstance(m, _DropoutNd) and not m.training]
     total: Tensor | None = None

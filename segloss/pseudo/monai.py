@@ -248,7 +248,8 @@ class EMATeacherHandler:
 
     Args:
         teacher: Of the trainer's network.
-        loss: A loss to tell when an epoch is over, if it has a schedule.
+        loss: A loss to tell when an epoch is over, if it has a schedule. Attach the handler before
+            a CheckpointSaver, or what is saved of the epoch lacks its end.
 
     Example:
         >>> teacher = EMATeacher(nn.Conv2d(1, 2, 1))

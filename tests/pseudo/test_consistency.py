@@ -77,6 +77,12 @@ def test_is_the_mean_squared_difference(
     assert_close(gradient, pull)
 
 
+def test_channels_that_are_not_scored_are_left_out() -> None:
+    student, teacher = logits(2, 3, 4, 4), logits(2, 3, 4, 4, seed=1)
+    value = ConsistencyLoss(Multiclass(background=False, ignore=255))(student, teacher)
+    assert_close(value, (student.softmax(1) - teacher.softmax(1))[:, 1:].square().mean())
+
+
 def test_each_sample_may_have_a_mean_of_its_own() -> None:
     student, teacher, void = logits(2, 3, 4, 4), logits(2, 3, 4, 4, seed=1), void_of(2, 4, 4)
     both = ConsistencyLoss(group="sample")(student, teacher, void=void)
@@ -262,3 +268,5 @@ def test_what_is_wrong_is_named() -> None:
         UncertaintyAwareConsistencyLoss()(x, x, torch.zeros(1, 2, 4, 4))
     with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
         monte_carlo_entropy(nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 4, 4), passes=0)
+    with pytest.raises(ValueError, match=r"noise must be a number of at least 0, got -0\.1"):
+        monte_carlo_entropy(nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 4, 4), noise=-0.1)
