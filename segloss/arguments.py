@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["not_negative", "numbers", "one_of"]
+__all__ = ["fraction", "not_negative", "numbers", "one_of"]
 
 
 def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
@@ -18,6 +18,13 @@ def not_negative(name: str, value: float) -> float:
     """The value, if it is a finite number of at least 0."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def fraction(name: str, value: float) -> float:
+    """The value, if it lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import segloss
+import segloss.pseudo
 import segloss.transforms
 import segloss.transforms.functional
 from tests.test_packaging import LIVES_OUTSIDE, ROOT, SETUPTOOLS
@@ -90,7 +91,9 @@ def test_docstring_examples_hold(
 
 
 @pytest.mark.parametrize(
-    "module", [segloss, segloss.transforms, segloss.transforms.functional], ids=lambda m: m.__name__
+    "module",
+    [segloss, segloss.pseudo, segloss.transforms, segloss.transforms.functional],
+    ids=lambda m: m.__name__,
 )
 def test_every_public_name_has_an_entry_on_an_api_page(module: object) -> None:
     entries = set(re.findall(r"^::: ([\w.]+)$", API, re.MULTILINE))
@@ -99,7 +102,9 @@ def test_every_public_name_has_an_entry_on_an_api_page(module: object) -> None:
         assert f"{module.__name__}.{public.__name__}" in entries  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("module", [segloss, segloss.transforms], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [segloss, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
+)
 def test_every_public_name_has_an_example(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         public = getattr(module, name)

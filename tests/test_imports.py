@@ -17,6 +17,7 @@ import pytest
 
 import segloss
 import segloss.losses
+import segloss.pseudo
 import segloss.transforms
 
 IMAGE_CODE = {"skimage", "scipy", "edt", "cc3d", "numba", "nibabel", "monai"}  # torch loads NumPy
@@ -42,7 +43,14 @@ def test_import_drags_in_nothing_it_should_not(modules: list[str], forbidden: se
 
 
 @pytest.mark.parametrize(
-    "name", ["segloss", "segloss.metrics", "segloss.transforms", "segloss.transforms.functional"]
+    "name",
+    [
+        "segloss",
+        "segloss.metrics",
+        "segloss.pseudo",
+        "segloss.transforms",
+        "segloss.transforms.functional",
+    ],
 )
 def test_every_public_name_is_there(name: str) -> None:
     module = import_module(name)
@@ -52,7 +60,9 @@ def test_every_public_name_is_there(name: str) -> None:
     assert set(module.__all__) <= set(dir(module))
 
 
-@pytest.mark.parametrize("module", [segloss, segloss.transforms], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [segloss, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
+)
 def test_type_checkers_see_the_names_that_are_there(module: ModuleType) -> None:
     """The imports under ``TYPE_CHECKING`` are what editors know, and nothing runs them."""
     seen: set[str] = set()
@@ -67,7 +77,9 @@ def test_type_checkers_see_the_names_that_are_there(module: ModuleType) -> None:
     assert seen == set(module.__all__)
 
 
-@pytest.mark.parametrize("module", [segloss, segloss.transforms], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [segloss, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
+)
 def test_an_unknown_name_is_an_attribute_error(module: ModuleType) -> None:
     with pytest.raises(AttributeError, match="no attribute 'Dise'"):
         module.Dise  # noqa: B018

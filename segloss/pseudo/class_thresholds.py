@@ -6,8 +6,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from segloss.arguments import fraction
 from segloss.losses.base import ratio
-from segloss.pseudo.rules import Over, RunningRule, Seen, fraction
+from segloss.pseudo.rules import Over, RunningRule, Seen
 from segloss.shapes import Map
 
 __all__ = ["ClassThresholds", "FlexMatchThreshold", "FreeMatchThreshold"]

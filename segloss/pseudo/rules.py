@@ -9,13 +9,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import one_of
+from segloss.arguments import fraction, one_of
 from segloss.encoding import expect_shape
 from segloss.engine.groups import pool
 from segloss.losses.base import ratio
 from segloss.shapes import Logits, Map
 
-__all__ = ["Over", "RunningRule", "Seen", "ThresholdRule", "fraction"]
+__all__ = ["Over", "RunningRule", "Seen", "ThresholdRule"]
 
 Over = Literal["batch", "ranks"]
 
@@ -154,10 +154,3 @@ class RunningRule(ThresholdRule):
         """Move a statistic towards a batch's, if any voxel of it counts."""
         moved = self.momentum * old + (1 - self.momentum) * new
         old.copy_(torch.where(count > 0, moved, old))
-
-
-def fraction(name: str, value: float) -> float:
-    """The value, if it lies between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
-    return float(value)

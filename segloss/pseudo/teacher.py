@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segloss.arguments import one_of
-from segloss.pseudo.rules import fraction
+from segloss.arguments import fraction, one_of
 
 __all__ = ["Buffers", "EMATeacher"]
 

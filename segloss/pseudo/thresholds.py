@@ -6,9 +6,9 @@ from typing import Any, final, get_args
 import torch
 from torch import Tensor
 
-from segloss.arguments import not_negative, one_of
+from segloss.arguments import fraction, not_negative, one_of
 from segloss.compose import Weight
-from segloss.pseudo.rules import Over, RunningRule, Seen, ThresholdRule, fraction
+from segloss.pseudo.rules import Over, RunningRule, Seen, ThresholdRule
 from segloss.shapes import Map
 
 __all__ = ["DynamicThreshold", "EntropyPercentile", "FixedThreshold", "SoftMatchWeight"]
