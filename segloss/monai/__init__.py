@@ -1,7 +1,7 @@
 """MONAI's losses by MONAI's names and arguments, on segloss's engine.
 
 Import a loss from here instead of from ``monai.losses``, and it has the same value and gradient,
-takes less time and memory, and lacks the defects; the few deliberate differences are listed in the
+takes less memory, and lacks the defects; the few deliberate differences are listed in the
 documentation. With no past to keep, use `segloss`'s own losses, whose options exclude misuse.
 """
 

@@ -53,7 +53,7 @@ class EntryTerm(Term):
         if not skipped and self.weight is None and self.alpha is None:
             return None
         weight = self.by_class("weight", self.weight or (1.0,), channels)
-        alpha = self.alpha or (1.0,)
+        alpha = (1.0,) if self.alpha is None else self.alpha
         if isinstance(alpha, float):
             alpha = (1 - alpha,) + (alpha,) * (channels - 1)
         alpha = self.by_class("alpha", alpha, channels)
@@ -137,4 +137,6 @@ def _label_mean(value: Tensor, reduction: str, input: Tensor, target: Tensor) ->
     total, weights = value.sum(1).unbind()
     if reduction == "sum":
         return total
-    return total / (input[:, 0].numel() if target.shape[1] == input.shape[1] else weights)
+    if target.shape[1] == input.shape[1]:
+        weights = torch.full_like(weights, input[:, 0].numel())
+    return ratio(total, weights)

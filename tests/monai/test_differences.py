@@ -134,6 +134,15 @@ def test_sigmoids_have_a_binary_cross_entropy(weight: Tensor | None, reduction: 
     assert_close(of_labels, DiceCELoss(**options)(batch.logits, batch.memberships))
 
 
+def test_a_batch_of_classes_without_weight_is_a_number() -> None:
+    """PyTorch's weighted mean of it is none."""
+    batch = make_batch(SHAPES[0])
+    loss = DiceCELoss(**SOFTMAX, weight=torch.tensor([0.0, 1.0, 1.0]), lambda_dice=0.0)
+    value, slope = value_and_gradient(loss, batch.logits, torch.zeros_like(batch.labels))
+    assert value == 0
+    assert not slope.any()
+
+
 def test_voxels_outside_a_mask_are_not_background() -> None:
     """MONAI multiplies the labels by the mask, which makes them so."""
     batch = make_batch(SHAPES[0])

@@ -65,6 +65,8 @@ FOCAL: list[tuple[str, dict[str, Any]]] = [
     ("FocalLoss", {"use_softmax": True}),
     ("FocalLoss", {"use_softmax": True, "alpha": 0.25, "reduction": "sum"}),
     ("FocalLoss", {"use_softmax": True, "gamma": 3.0, "weight": 2.0}),
+    ("FocalLoss", {"use_softmax": True, "alpha": 0.0}),
+    ("FocalLoss", {"alpha": 0.0}),
 ]
 COMPOUNDS: list[tuple[str, dict[str, Any]]] = [
     ("DiceCELoss", {"softmax": True}),
@@ -240,6 +242,15 @@ def test_ignored_voxels(name: str, options: dict[str, Any], ignore: int) -> None
     of_memberships = pair(name, {**options, "ignore_index": ignore})
     assert_alike(*of_labels, batch.logits, labels)
     assert_alike(*of_memberships, batch.logits, memberships)
+
+
+@pytest.mark.parametrize("options", [{}, {"squared_pred": True, "batch": True}], ids=named)
+def test_ignored_voxels_of_a_single_channel(options: dict[str, Any]) -> None:
+    batch = make_batch((2, 1, 7, 6))
+    labels = batch.labels.float()
+    labels[:, :, :2] = 255
+    both = pair("DiceLoss", {"sigmoid": True, "ignore_index": 255, **options})
+    assert_alike(*both, batch.logits, labels)
 
 
 def test_metadata_end_at_the_loss() -> None:
