@@ -39,7 +39,16 @@ if TYPE_CHECKING:
         centerline_dice,
         skeleton_recall,
     )
+    from segloss.losses.contingency import (
+        MCCLoss,
+        RegionProportionLoss,
+        SensitivitySpecificityLoss,
+        matthews,
+        region_proportion,
+        sensitivity_specificity,
+    )
     from segloss.losses.instance import BlobLoss, ConnectedComponentDiceLoss
+    from segloss.losses.lovasz import LovaszLoss, lovasz
     from segloss.losses.overlap import (
         DiceLoss,
         GeneralizedDiceLoss,
@@ -51,6 +60,14 @@ if TYPE_CHECKING:
         tversky,
     )
     from segloss.losses.relative import LDRKLLoss, NormalizedCrossEntropyLoss
+    from segloss.losses.reshaped_overlap import (
+        ExponentialLogarithmicLoss,
+        FocalTverskyLoss,
+        LogCoshDiceLoss,
+        focal_tversky,
+        log_cosh_dice,
+        logarithmic_dice,
+    )
     from segloss.losses.robust import (
         CompSumLoss,
         GeneralizedCrossEntropyLoss,
@@ -58,6 +75,14 @@ if TYPE_CHECKING:
         SymmetricCrossEntropyLoss,
     )
     from segloss.losses.robust_dice import NoiseRobustDiceLoss, noise_robust_dice
+    from segloss.losses.soft_overlap import (
+        CompatibleTverskyLoss,
+        DicePlusPlusLoss,
+        DiceSemimetricLoss,
+        JaccardMetricLoss,
+        SquaredDiceLoss,
+        dice_plus_plus,
+    )
     from segloss.losses.student import TLoss
     from segloss.losses.surface import BoundaryLoss, boundary
     from segloss.losses.voxelwise import CrossEntropyLoss, FocalLoss
@@ -101,7 +126,16 @@ _HOME = {
         "centerline_dice",
         "skeleton_recall",
     ),
+    "segloss.losses.contingency": (
+        "MCCLoss",
+        "RegionProportionLoss",
+        "SensitivitySpecificityLoss",
+        "matthews",
+        "region_proportion",
+        "sensitivity_specificity",
+    ),
     "segloss.losses.instance": ("BlobLoss", "ConnectedComponentDiceLoss"),
+    "segloss.losses.lovasz": ("LovaszLoss", "lovasz"),
     "segloss.losses.overlap": (
         "DiceLoss",
         "GeneralizedDiceLoss",
@@ -113,6 +147,14 @@ _HOME = {
         "tversky",
     ),
     "segloss.losses.relative": ("LDRKLLoss", "NormalizedCrossEntropyLoss"),
+    "segloss.losses.reshaped_overlap": (
+        "ExponentialLogarithmicLoss",
+        "FocalTverskyLoss",
+        "LogCoshDiceLoss",
+        "focal_tversky",
+        "log_cosh_dice",
+        "logarithmic_dice",
+    ),
     "segloss.losses.robust": (
         "CompSumLoss",
         "GeneralizedCrossEntropyLoss",
@@ -120,6 +162,14 @@ _HOME = {
         "SymmetricCrossEntropyLoss",
     ),
     "segloss.losses.robust_dice": ("NoiseRobustDiceLoss", "noise_robust_dice"),
+    "segloss.losses.soft_overlap": (
+        "CompatibleTverskyLoss",
+        "DicePlusPlusLoss",
+        "DiceSemimetricLoss",
+        "JaccardMetricLoss",
+        "SquaredDiceLoss",
+        "dice_plus_plus",
+    ),
     "segloss.losses.student": ("TLoss",),
     "segloss.losses.surface": ("BoundaryLoss", "boundary"),
     "segloss.losses.voxelwise": ("CrossEntropyLoss", "FocalLoss"),
@@ -133,6 +183,7 @@ __all__ = [
     "BoundaryLoss",
     "CenterlineDiceLoss",
     "CompSumLoss",
+    "CompatibleTverskyLoss",
     "CompoundLoss",
     "ConditionalSigmoid",
     "ConnectedComponentDiceLoss",
@@ -141,14 +192,19 @@ __all__ = [
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
     "DiceLoss",
+    "DicePlusPlusLoss",
+    "DiceSemimetricLoss",
     "ExclusionLoss",
+    "ExponentialLogarithmicLoss",
     "FocalLoss",
+    "FocalTverskyLoss",
     "GeneralizedCrossEntropyLoss",
     "GeneralizedDiceLoss",
     "GeneralizedWassersteinDiceLoss",
     "HierarchicalCrossEntropyLoss",
     "HierarchicalDiceCELoss",
     "JaccardLoss",
+    "JaccardMetricLoss",
     "LDRKLLoss",
     "LabelHeads",
     "LabelSets",
@@ -157,7 +213,10 @@ __all__ = [
     "LeafSoftmax",
     "LevelThresholds",
     "Linear",
+    "LogCoshDiceLoss",
     "Loss",
+    "LovaszLoss",
+    "MCCLoss",
     "MaxConstraint",
     "MaxConstraintLoss",
     "MultiLevelActivation",
@@ -169,8 +228,11 @@ __all__ = [
     "NullBCELoss",
     "OrderedLevels",
     "RegionLoss",
+    "RegionProportionLoss",
     "ReverseCrossEntropyLoss",
+    "SensitivitySpecificityLoss",
     "SkeletonRecallLoss",
+    "SquaredDiceLoss",
     "Step",
     "SymmetricCrossEntropyLoss",
     "TLoss",
@@ -184,10 +246,18 @@ __all__ = [
     "boundary",
     "centerline_dice",
     "dice",
+    "dice_plus_plus",
+    "focal_tversky",
     "generalized_dice",
     "jaccard",
+    "log_cosh_dice",
+    "logarithmic_dice",
+    "lovasz",
+    "matthews",
     "noise_robust_dice",
     "rebalanced",
+    "region_proportion",
+    "sensitivity_specificity",
     "skeleton_recall",
     "tversky",
 ]

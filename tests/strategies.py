@@ -12,33 +12,59 @@ from segloss import (
     BlobLoss,
     BoundaryLoss,
     CenterlineDiceLoss,
+    CompatibleTverskyLoss,
     CompoundLoss,
     CompSumLoss,
     ConnectedComponentDiceLoss,
     CrossEntropyLoss,
     DiceLoss,
+    DicePlusPlusLoss,
+    DiceSemimetricLoss,
+    ExponentialLogarithmicLoss,
     FocalLoss,
+    FocalTverskyLoss,
     GeneralizedCrossEntropyLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    JaccardMetricLoss,
     LDRKLLoss,
+    LogCoshDiceLoss,
+    LovaszLoss,
+    MCCLoss,
     Multiclass,
     Multilabel,
     NoiseRobustDiceLoss,
     NormalizedCrossEntropyLoss,
+    RegionProportionLoss,
     ReverseCrossEntropyLoss,
+    SensitivitySpecificityLoss,
     SkeletonRecallLoss,
+    SquaredDiceLoss,
     SymmetricCrossEntropyLoss,
     TverskyLoss,
 )
 
 IGNORED = 255
+FURTHER_OVERLAP: tuple[Any, ...] = (
+    FocalTverskyLoss,
+    LogCoshDiceLoss,
+    ExponentialLogarithmicLoss,
+    DiceSemimetricLoss,
+    JaccardMetricLoss,
+    CompatibleTverskyLoss,
+    SquaredDiceLoss,
+    DicePlusPlusLoss,
+    MCCLoss,
+    SensitivitySpecificityLoss,
+    LovaszLoss,
+)
 REGION: tuple[Any, ...] = (
     DiceLoss,
     JaccardLoss,
     TverskyLoss,
     NoiseRobustDiceLoss,
     SkeletonRecallLoss,
+    *FURTHER_OVERLAP,
 )
 ROBUST: tuple[Any, ...] = (
     GeneralizedCrossEntropyLoss,
@@ -50,7 +76,7 @@ ROBUST: tuple[Any, ...] = (
 )
 VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss, *ROBUST)
 INSTANCE: tuple[Any, ...] = (BlobLoss, ConnectedComponentDiceLoss)
-LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, BoundaryLoss, *VOXEL)
+LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, RegionProportionLoss, BoundaryLoss, *VOXEL)
 WITH_POLICY: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss)
 ENCODINGS = (
     Multiclass(),
@@ -149,7 +175,7 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen["empty"] = draw(st.sampled_from(["smooth", "skip", "penalise"]))
         chosen["smooth_nr"] = draw(st.sampled_from([0.0, 1e-5, 1.0]))
         chosen["smooth_dr"] = draw(st.sampled_from([1e-5, 1.0]))
-    if loss_class is TverskyLoss:
+    if loss_class in (TverskyLoss, CompatibleTverskyLoss, FocalTverskyLoss):
         chosen |= {"alpha": draw(st.sampled_from([0.1, 0.5])), "beta": draw(st.floats(0.1, 2))}
     if loss_class is FocalLoss:
         chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]))
@@ -166,6 +192,14 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen["temperature"] = draw(st.sampled_from([0.5, 1.0, 10.0]))
         chosen["margin"] = draw(st.sampled_from([0.0, 0.1, 1.0]))
         chosen["adaptation"] = draw(st.sampled_from([None, None, 1.5, 2.0]))
+    if loss_class in (FocalTverskyLoss, ExponentialLogarithmicLoss):
+        chosen["gamma"] = draw(st.sampled_from([0.3, 0.75, 1.0, 2.0]))
+    if loss_class is DicePlusPlusLoss:
+        chosen["gamma"] = draw(st.sampled_from([1.0, 1.5, 2.0, 4.0]))
+    if loss_class is SensitivitySpecificityLoss:
+        chosen["sensitivity"] = draw(st.sampled_from([0.0, 0.05, 1.0]))
+    if loss_class is LovaszLoss:  # with wide bins: rounding seldom moves an error to another
+        chosen["bins"] = draw(st.sampled_from([1, 4, 16]))
     if loss_class is NoiseRobustDiceLoss:
         chosen["gamma"] = draw(st.sampled_from([1.0, 1.5, 2.0]))
         chosen["squared_denominator"] = draw(st.booleans())

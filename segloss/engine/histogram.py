@@ -45,7 +45,7 @@ def histogram(block: Block, name: str) -> Tensor:
         error.new_zeros(b * v * bins, dtype=exact).index_add(0, place, x.flatten().to(exact))
         for x in (weight, weight * block.true, weight * error)
     ]
-    return torch.stack(rows).reshape(3, b, v, bins).permute(1, 2, 0, 3).flatten(1).to(block.dtype)
+    return torch.stack(rows).reshape(3, b, v, bins).permute(1, 2, 0, 3).flatten(1)
 
 
 def slope(block: Block, name: str, scale: Tensor) -> Nodes:

@@ -10,13 +10,18 @@ Region sums go by name, each a number per sample and node:
 ``pred_squared``       Σ w p²
 ``true_squared``       Σ w y²
 ``pred_squared_true``  Σ w p² y
+``pred_squared_rest``  Σ w p² (1 - y)
+``alarm``              Σ w p (1 - y)
+``miss``               Σ w (1 - p) y
+``rejected``           Σ w (1 - p) (1 - y)
 ``error^γ``            Σ w |p - y|^γ, for example ``error^1.5``; γ ≥ 1
 ``errors/n``           a histogram of |p - y|: see `segloss.engine.histogram`
 ``pred*skeleton``      Σ w p s, for the map of that name, whatever it is
 ``skeleton``           Σ w s
 =====================  ==============================================================
 
-with p the probability, y the target's membership and w the voxel's weight. Where labels name nodes
+with p the probability, y the target's membership and w the voxel's weight. Those that are
+differences of others are there because subtracting loses their digits where they are small. Where labels name nodes
 of a tree there are the ``confusion`` and the ``tally`` of `segloss.engine.confusion` too. Sums over the voxels'
 cross entropies, `segloss.engine.voxel.VoxelSum`, are computed in the same pass.
 
@@ -186,7 +191,8 @@ def _gradient_by_autograd(
     with torch.enable_grad():
         block = Block(encoded, place, checked=True)
         block.logits = block.logits.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(_packed_sums(block, request), block.logits, slope)
+        sums = _packed_sums(block, request)
+        (grad,) = torch.autograd.grad(sums, block.logits, slope.to(sums.dtype))
     return grad
 
 
@@ -233,6 +239,10 @@ _SUMS: dict[str, Callable[[Block], Tensor]] = {
     "pred_squared": lambda block: vecdot(block.weighted(block.pred), block.pred),
     "true_squared": lambda block: vecdot(block.weighted(block.true), block.true),
     "pred_squared_true": lambda block: vecdot(block.weighted(block.pred), block.pred * block.true),
+    "pred_squared_rest": lambda block: vecdot(block.weighted(block.pred.square()), 1 - block.true),
+    "alarm": lambda block: vecdot(block.weighted(block.pred), 1 - block.true),
+    "miss": lambda block: vecdot(block.weighted(1 - block.pred), block.true),
+    "rejected": lambda block: vecdot(block.weighted(1 - block.pred), 1 - block.true),
     "confusion": confusion.confusion,
     "tally": confusion.tally,
 }
@@ -273,6 +283,14 @@ def _slope_in_pred(
             slope.addcmul_(block.pred, 2 * scales[name])
         elif name == "pred_squared_true":
             slope.addcmul_(block.pred * block.true, 2 * scales[name])
+        elif name == "pred_squared_rest":
+            slope.addcmul_(block.pred * (1 - block.true), 2 * scales[name])
+        elif name == "alarm":
+            slope.addcmul_(1 - block.true, scales[name])
+        elif name == "miss":
+            slope.addcmul_(block.true, scales[name], value=-1)
+        elif name == "rejected":
+            slope.addcmul_(1 - block.true, scales[name], value=-1)
         elif name.startswith("error^"):
             gamma, error = _power(name), block.pred - block.true
             slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scales[name])

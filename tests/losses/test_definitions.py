@@ -14,6 +14,7 @@ from segloss import (
     DiceLoss,
     FocalLoss,
     JaccardLoss,
+    LovaszLoss,
     Multiclass,
     Multilabel,
     SkeletonRecallLoss,
@@ -25,6 +26,14 @@ from tests.strategies import ENCODINGS, IGNORED, LOSSES, Case, cases, make_batch
 
 def named(x: Any) -> str:
     return getattr(x, "__name__", str(x))
+
+
+def coarse(loss_class: Any) -> dict[str, Any]:
+    """Few bins: few edges, across which rounding may move an error; many errors in the last bin.
+
+    In it are the saturated voxels, of whose gradients single precision has few digits.
+    """
+    return {"bins": 16} if loss_class is LovaszLoss else {}
 
 
 @given(cases())
@@ -57,7 +66,7 @@ def test_with_each_encoding(loss_class: Any, encoding: Any, shape: tuple[int, ..
 @pytest.mark.parametrize("channels", [2, 3, 17, 40])
 @pytest.mark.parametrize("loss_class", LOSSES, ids=named)
 def test_with_few_and_many_classes(loss_class: Any, channels: int) -> None:
-    loss = loss_class()
+    loss = loss_class(**coarse(loss_class))
     shape = (2, channels, 6, 7, 5)
     batch = make_batch(loss.encoding, shape=shape, dtype=torch.float32, present=channels - 1)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
@@ -227,7 +236,7 @@ def test_many_small_samples(loss_class: Any) -> None:
 def test_half_precision_costs_only_the_rounding_of_the_logits(
     loss_class: Any, encoding: Any, dtype: torch.dtype
 ) -> None:
-    loss = loss_class(encoding, reduction="sum")
+    loss = loss_class(encoding, reduction="sum", **coarse(loss_class))
     batch = make_batch(encoding, shape=(2, 3, 8, 9, 7), dtype=dtype)
     maps = batch.maps(loss)
     value, gradient = value_and_gradient(loss, batch.logits, batch.target, **maps)

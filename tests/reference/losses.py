@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.reference.dense import Dense, dense, pooled, region_sum
+from tests.reference.overlap import overlap_score
 from tests.reference.voxels import VOXEL, voxel_cost
 
 
@@ -21,7 +22,15 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
         return _reduce(_voxel_mean(loss, x), loss.reduction)
     if name == "GeneralizedDiceLoss":
         return _reduce(_generalized_dice(loss, x), loss.reduction)
-    return _class_mean(loss, *_scores(loss, x))
+    score = _class_mean(loss, *_scores(loss, x))
+    if name != "ExponentialLogarithmicLoss":
+        return score
+    by_voxel = _voxel_mean(loss, x)[:, None]
+    if loss.reduction != "mean":
+        by_voxel = by_voxel.expand(-1, x.true.shape[1] - _scored(loss))
+    by_voxel = loss.cross_entropy_weight * _reduce(by_voxel, loss.reduction)
+    both: Tensor = loss.dice_weight * score + by_voxel
+    return both
 
 
 def _scored(loss: Any) -> int:
@@ -40,6 +49,8 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
     count = s("count")
     if name == "BoundaryLoss":
         return _ratio(s("pred*distance"), count), torch.ones_like(count).bool()
+    if name == "RegionProportionLoss":
+        return _ratio((s("pred") - s("true")).abs(), count), torch.ones_like(count).bool()
     a, b = loss.smooth_nr, loss.smooth_dr
     presence = s("skeleton") if name == "SkeletonRecallLoss" else s("true")
     if name == "DiceLoss":
@@ -57,7 +68,8 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
     elif name == "SkeletonRecallLoss":
         top, bottom = s("pred*skeleton") + a, s("skeleton") + b
     else:
-        raise NotImplementedError(f"no formula for {name}")
+        found = 1 - overlap_score(loss, x)[:, _scored(loss) :]
+        top, bottom = found, torch.ones_like(found)
     score = 1 - _ratio(top, bottom)
     if loss.empty == "penalise":
         score = torch.where(presence == 0, _ratio(s("pred"), count), score)

