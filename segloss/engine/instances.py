@@ -1,4 +1,4 @@
-"""Sums over each instance of a sample: one pass over the voxels, however many instances there are."""
+"""Sums over each instance of a sample: one pass over the voxels, however many there are."""
 
 import torch
 from torch import Tensor
@@ -11,25 +11,31 @@ from segloss.shapes import Nodes
 __all__ = ["InstanceSums", "instance_sums"]
 
 
-def instance_sums(encoded: Encoded) -> Tensor:
+def instance_sums(encoded: Encoded, first: int) -> Tensor:
     """Σ w p, Σ w p y and Σ w y over each number of the ``instances`` map.
 
     On CUDA the order of the additions is not fixed; they are in float64, so that it shows in the
     sixteenth digit.
 
+    Args:
+        encoded: The batch.
+        first: The first scored node.
+
     Returns:
-        ``(b, 3, k, 1 + n)`` for the last k nodes, n being the largest number or more.
+        ``(b, 3, k, 1 + n)`` for the last k nodes: those that are scored and
+        numbered. n is the largest number, or more.
     """
-    sums: Tensor = measured(encoded, InstanceSums(encoded))
+    sums: Tensor = measured(encoded, InstanceSums(encoded, first))
     return sums
 
 
 class InstanceSums(Measure):
-    """Sums of the nodes that have numbered voxels: shape ``(3, k, 1 + n)``."""
+    """Sums of the nodes that are scored and have numbered voxels: shape ``(3, k, 1 + n)``."""
 
-    def __init__(self, encoded: Encoded) -> None:
+    def __init__(self, encoded: Encoded, first: int) -> None:
         numbers = encoded.maps["instances"]
-        self.nodes = encoded.nodes if numbers.ndim == 2 else numbers.shape[1]
+        scored = encoded.nodes - first
+        self.nodes = scored if numbers.ndim == 2 else min(scored, numbers.shape[1])
         count = 1 + _largest(numbers)
         check_labels("instances map", numbers, count, "instances are numbered from 1, 0 for none")
         self.shape = (3, self.nodes, count)
@@ -58,7 +64,9 @@ class InstanceSums(Measure):
     def _numbers(self, encoded: Encoded, place: Place) -> Tensor:
         samples, voxels = place
         numbers = encoded.maps["instances"][samples, ..., voxels].long()
-        return numbers if numbers.ndim == 3 else numbers[:, None].expand(-1, self.nodes, -1)
+        if numbers.ndim == 2:
+            return numbers[:, None].expand(-1, self.nodes, -1)
+        return numbers[:, -self.nodes :]
 
 
 def _largest(numbers: Tensor) -> int:

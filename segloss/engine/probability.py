@@ -1,4 +1,4 @@
-"""Sums over probabilities that a voxel alone does not determine: of its neighbours, of its instance.
+"""Sums that need more than a voxel by itself: its neighbours, its instance.
 
 A `Measure` says which sums and what their slope in the probabilities is; `measured` adds them up
 block by block, keeps only the logits, and reads them again for the gradient.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segloss.activation import Softmax
 from segloss.encoding import Encoded
 from segloss.engine.block import Block, Place
 from segloss.shapes import Nodes
@@ -75,13 +76,17 @@ class _Measured(torch.autograd.Function):
                 place = (samples, voxels)
                 block = Block(encoded, place, checked=True)
                 slope = ctx.measure.slope(block, encoded, place, scale[samples])
-                grad[samples, :, voxels] = _by_logits(Block(encoded, place, checked=True), slope)
+                grad[samples, :, voxels] = _by_logits(encoded, place, slope, block.pred)
         return grad, None, None
 
 
-def _by_logits(block: Block, slope: Nodes) -> Tensor:
+def _by_logits(encoded: Encoded, place: Place, slope: Nodes, pred: Nodes) -> Tensor:
     """Derivative by the logits, from that by the probabilities."""
+    if isinstance(encoded.activation, Softmax) and encoded.activation.members is None:
+        flow = slope * pred
+        return flow.addcmul_(pred, flow.sum(1, keepdim=True), value=-1)
     with torch.enable_grad():
+        block = Block(encoded, place, checked=True)
         block.logits = block.logits.detach().requires_grad_()
         (grad,) = torch.autograd.grad(block.pred, block.logits, slope)
     return grad

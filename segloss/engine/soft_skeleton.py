@@ -17,7 +17,6 @@ else to the first neighbour that is.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -117,7 +116,6 @@ def soft_skeleton_slope(
         scale: One number for each voxel, 0 for those that do not exist.
         there: See `soft_skeleton`.
     """
-    axes = range(x.ndim)
     erosions, rests = [_filled(x, there, 1)], [torch.ones_like(x)]
     for _ in range(iterations):
         erosions.append(_eroded(erosions[-1], there))
@@ -126,16 +124,18 @@ def soft_skeleton_slope(
     eroded = _eroded(erosions[-1], there)
     flow = torch.zeros_like(x)
     while erosions:
-        x, rest = erosions.pop(), rests.pop()
-        stages = list(_dilated(eroded, there))
-        piece = (x - stages[-1]).clamp(min=0)
-        pull = (scale * rest).masked_fill_(piece == 0, 0)
-        scale = scale * (1 - piece)
+        x, stages = erosions.pop(), list(_dilated(eroded, there))
+        opened = stages.pop()
+        piece = (x - opened).clamp_(min=0)
+        pull = rests.pop().mul_(scale).masked_fill_(piece == 0, 0)
+        scale = scale * piece.neg_().add_(1)
         back = -pull
-        for axis, (before, after) in reversed([*enumerate(pairwise(stages))]):
-            back = _routed(back, before, after, [axis])
-        flow = _filled(flow + back, there, 0)
-        flow = _filled(_routed(flow, x, eroded, axes), there, 0) + pull
+        while stages:
+            stage = stages.pop()
+            back = _routed(back, stage, opened, [len(stages)])
+            opened = stage
+        flow = _filled(flow.add_(back), there, 0)
+        flow = _filled(_routed(flow, x, eroded, range(x.ndim)), there, 0).add_(pull)
         eroded = x
     return flow
 

@@ -115,8 +115,9 @@ class CenterlineDiceLoss(ScoreLoss):
 
     Says little of a tube's width, so add it to `segloss.DiceLoss`. It takes far longer than other
     losses, most of it for the soft skeleton of the prediction: `segloss.SkeletonRecallLoss` needs
-    none. Nothing but the logits is kept for the gradient; computing it takes about 8·iterations + 50
-    bytes for each voxel of one class of one sample, in single precision. It can be differentiated
+    none. Nothing but the logits is kept for the gradient; computing it takes about
+    8·iterations + 50 bytes for each voxel of one class of one sample at a time, in single
+    precision, besides a few volumes of that sample. It can be differentiated
     once, and torch.compile leaves it as it is.
 
     Takes the map ``skeleton=``: class labels, ``(b, *space)`` or ``(b, 1, *space)`` with 0 off the

@@ -38,13 +38,13 @@ class _InstanceLoss(ScoreLoss):
         """
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
-        pred, overlap, true = instance_sums(encoded).unbind(1)
+        pred, overlap, true = instance_sums(encoded, self.encoding.first).unbind(1)
         found = true[..., 1:] > 0
         sums = {"pred": pred, "overlap": overlap, "true": true}
         where = {name: self.domain(x).flatten(1) for name, x in sums.items()}
         cost = dice(where, self.smooth_nr, self.smooth_dr).view_as(found)
         summed = {"instance_dice": cost.where(found, 0).sum(2), "instances": found.sum(2).to(cost)}
-        # Nodes without a channel in the map come first.
+        # Nodes that are not scored, or without a channel in the map, come first.
         missing = encoded.nodes - pred.shape[1]
         return {name: pad(x, (missing, 0)) for name, x in summed.items()}
 
@@ -63,8 +63,9 @@ class ConnectedComponentDiceLoss(_InstanceLoss):
 
     The regions share the image out among the components, each voxel going to the nearest: a small
     lesion counts as much as a large one, and a false positive is charged to one of them. The cost
-    is that of `segloss.DiceLoss`, however many components there are. As published it is used with
-    cross entropy: ``ConnectedComponentDiceLoss() + CrossEntropyLoss()``.
+    is about three times that of `segloss.DiceLoss`, however many components there are. As published
+    it is used with cross entropy: ``ConnectedComponentDiceLoss() + CrossEntropyLoss()``. It can be
+    differentiated once, and torch.compile leaves it as it is.
 
     Takes the map ``instances=``, integers from 0, numbered within each sample, of
     `segloss.transforms.InstanceRegionsd` with ``regions="voronoi"``: ``(b, *space)`` or
@@ -117,7 +118,8 @@ class BlobLoss(_InstanceLoss):
     with :math:`\Omega_r` the image without the other components. Every false positive is charged to
     all components. The probabilities of the others are left out; their logits are not touched. Add
     it to a loss of the whole image, such as ``DiceLoss() + CrossEntropyLoss() + BlobLoss()``. The
-    cost is that of `segloss.DiceLoss`, however many components there are.
+    cost is about three times that of `segloss.DiceLoss`, however many components there are. It can
+    be differentiated once, and torch.compile leaves it as it is.
 
     Takes the map ``instances=``, integers from 0, numbered within each sample, of
     `segloss.transforms.InstanceRegionsd`: ``(b, *space)`` or ``(b, 1, *space)``, or one channel for
