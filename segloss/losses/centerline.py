@@ -117,8 +117,8 @@ class CenterlineDiceLoss(ScoreLoss):
     losses, most of it for the soft skeleton of the prediction: `segloss.SkeletonRecallLoss` needs
     none. Nothing but the logits is kept for the gradient; computing it takes about
     8·iterations + 50 bytes for each voxel of one class of one sample at a time, in single
-    precision, besides a few volumes of that sample. It can be differentiated
-    once, and torch.compile leaves it as it is.
+    precision, besides a few volumes of that sample. It can be differentiated once, and
+    torch.compile leaves it as it is.
 
     Takes the map ``skeleton=``: class labels, ``(b, *space)`` or ``(b, 1, *space)`` with 0 off the
     skeletons, or one channel for each class, of `segloss.transforms.TubedSkeletond` with
