@@ -1,9 +1,9 @@
 """How the errors |p - y| of each node are spread over bins of equal width, from 0 to 1.
 
-Sorting the errors of a volume is slow and needs all of them at once. What `LovaszLoss` does with
-them in order it does with bins nearly as well, and the bins of blocks, of samples and of ranks add
-up. A sum named ``errors/256`` holds, for each node, three rows of 256 numbers: for the voxels of
-each bin Σ w, Σ w y and Σ w |p - y|. Only the last row has a slope.
+Sorting the errors of a volume is slow and needs all of them at once. What `segloss.LovaszLoss` does
+with them in order it does with bins nearly as well, and the bins of blocks, of samples and of ranks
+add up. A sum named ``errors/256`` holds, for each node, three rows of 256 numbers: for the voxels
+of each bin Σ w, Σ w y and Σ w |p - y|. Only the last row has a slope.
 """
 
 import torch

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai import losses as monai
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -18,17 +19,20 @@ from segloss import (
     FocalTverskyLoss,
     JaccardLoss,
     JaccardMetricLoss,
+    LabelTree,
     LogCoshDiceLoss,
+    LovaszLoss,
     MCCLoss,
     Multiclass,
     Multilabel,
     RegionProportionLoss,
     SensitivitySpecificityLoss,
     SquaredDiceLoss,
+    Tree,
     TverskyLoss,
 )
 from tests.losses.checks import value_and_gradient
-from tests.strategies import make_batch
+from tests.strategies import FURTHER_OVERLAP, make_batch
 
 SOFT = [
     DiceSemimetricLoss,
@@ -88,6 +92,18 @@ def test_nothing_beats_a_soft_target(loss: Any) -> None:
     assert_close(best, torch.zeros_like(best), rtol=0, atol=1e-12)
     for seed in range(10):
         assert loss()(make_batch(seed=seed).logits, batch.target) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("loss", "option"),
+    [(SquaredDiceLoss, {"squared_pred": True}), (DiceSemimetricLoss, {"soft_label": True})],
+)
+def test_as_in_monai(loss: Any, option: dict[str, Any]) -> None:
+    for soft in (False, True):
+        batch = make_batch(Multilabel(), soft=soft, shape=(2, 3, 4, 5, 3))
+        peer = monai.DiceLoss(sigmoid=True, **option)
+        found = value_and_gradient(loss(Multilabel()), batch.logits, batch.target)
+        assert_close(found, value_and_gradient(peer, batch.logits, batch.target.double()))
 
 
 def test_squared_dice_by_hand() -> None:
@@ -272,3 +288,21 @@ def test_a_proportion_says_how_much_and_not_where() -> None:
     loss = RegionProportionLoss(reduction="none")
     assert_close(loss(batch.logits, batch.target), (sizes - shares).abs())
     assert_close(loss(batch.logits, batch.target.flip(1)), loss(batch.logits, batch.target))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [x for x in (*FURTHER_OVERLAP, RegionProportionLoss) if x is not ExponentialLogarithmicLoss],
+)
+def test_the_nodes_of_a_tree_are_scored_like_regions(loss: Any) -> None:
+    """All but the cross entropy, which a tree has of its leaves."""
+    tree = LabelTree({"a": ["b", "c"], "d": ["e", "f"]}, background=None)
+    batch = make_batch(shape=(2, 4, 5, 6))
+    member = torch.tensor(tree.membership).double()
+    p = torch.einsum("vl,blhw->bvhw", member, batch.logits.softmax(1))
+    regions = member[:, batch.target].movedim(0, 1)
+    options: dict[str, Any] = {"bins": 16} if loss is LovaszLoss else {}
+    weight = {"weight": batch.weight}
+    found = loss(Tree(tree), reduction="none", **options)(batch.logits, batch.target, **weight)
+    expected = loss(Multilabel(), reduction="none", **options)(p.logit(), regions, **weight)
+    assert_close(found, expected)
