@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import segloss
+import segloss.monai
 import segloss.pseudo
 import segloss.transforms
 import segloss.transforms.functional
@@ -92,7 +93,7 @@ def test_docstring_examples_hold(
 
 @pytest.mark.parametrize(
     "module",
-    [segloss, segloss.pseudo, segloss.transforms, segloss.transforms.functional],
+    [segloss, segloss.monai, segloss.pseudo, segloss.transforms, segloss.transforms.functional],
     ids=lambda m: m.__name__,
 )
 def test_every_public_name_has_an_entry_on_an_api_page(module: object) -> None:
@@ -103,7 +104,7 @@ def test_every_public_name_has_an_entry_on_an_api_page(module: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [segloss, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
+    "module", [segloss, segloss.monai, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
 )
 def test_every_public_name_has_an_example(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
