@@ -22,6 +22,13 @@ class _InstanceLoss(ScoreLoss):
     needs = ()
     compiles = False
 
+    def __init__(
+        self,
+        encoding: Encoding = Multiclass(background=False),
+        **options: Unpack[RegionOptions],
+    ) -> None:
+        super().__init__(encoding, **options)
+
     @property
     def reads(self) -> frozenset[str]:
         return frozenset({"instances"})
@@ -95,13 +102,6 @@ class ConnectedComponentDiceLoss(_InstanceLoss):
         tensor(0.5000)
     """
 
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(background=False),
-        **options: Unpack[RegionOptions],
-    ) -> None:
-        super().__init__(encoding, **options)
-
     def domain(self, by_instance: Tensor) -> Tensor:
         return by_instance[..., 1:]
 
@@ -146,13 +146,6 @@ class BlobLoss(_InstanceLoss):
         >>> BlobLoss()(logits, label, instances=components)
         tensor(0.5000)
     """
-
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(background=False),
-        **options: Unpack[RegionOptions],
-    ) -> None:
-        super().__init__(encoding, **options)
 
     def domain(self, by_instance: Tensor) -> Tensor:
         return by_instance[..., 1:] + by_instance[..., :1]
