@@ -109,15 +109,25 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def losses() -> dict[str, type[Loss]]:
-    """The losses that a term can name."""
+    """The losses that a term can name.
+
+    They take nnU-Net's labels and the maps that its workers can make, and learn nothing themselves:
+    nnU-Net's optimizer knows the network alone.
+    """
     public = [getattr(segloss, name) for name in segloss.__all__]
-    return {
-        each.__name__: each
+    kinds = [
+        each
         for each in public
         if inspect.isclass(each)
         and issubclass(each, Loss)
         and not inspect.isabstract(each)
         and isinstance(inspect.signature(each).parameters["encoding"].default, Multiclass)
+    ]
+    made = [kind() for kind in kinds]
+    return {
+        type(loss).__name__: type(loss)
+        for loss in made
+        if loss.request.maps | loss.reads <= _MAPS.keys() and not list(loss.parameters())
     }
 
 

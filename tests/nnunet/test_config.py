@@ -57,6 +57,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
 
 def test_every_loss_can_be_a_term(tmp_path: Path) -> None:
     assert {"DiceLoss", "TverskyLoss", "CrossEntropyLoss", "BoundaryLoss"} <= losses().keys()
+    assert not {"BlobLoss", "TLoss"} & losses().keys()  # no such map, nothing that trains it
     text = "terms:\n" + "".join(f"  {name}: {{loss: {name}}}\n" for name in losses())
     terms = recipe_of(text, tmp_path).terms
     for labels in (Labels(2), Labels(2, regions=True)):
