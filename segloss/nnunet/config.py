@@ -115,7 +115,7 @@ def losses() -> dict[str, type[Loss]]:
     nnU-Net's optimizer knows the network alone.
     """
     public = [getattr(segloss, name) for name in segloss.__all__]
-    kinds = [
+    kinds: list[Any] = [
         each
         for each in public
         if inspect.isclass(each)
@@ -123,7 +123,7 @@ def losses() -> dict[str, type[Loss]]:
         and not inspect.isabstract(each)
         and isinstance(inspect.signature(each).parameters["encoding"].default, Multiclass)
     ]
-    made = [kind() for kind in kinds]
+    made: list[Loss] = [kind() for kind in kinds]
     return {
         type(loss).__name__: type(loss)
         for loss in made
