@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from segloss.data_scripts.nifti import read_nifti
 from segloss.data_scripts.stored import Stored, naming, slabs, suffix
 
 __all__ = ["LABELS", "PICTURES", "opened"]
+
+_MUTING = threading.Lock()
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters becomes an error
 
@@ -61,10 +65,10 @@ def _itk(path: Path, picture: bool) -> Stored:
             f"{path.name}: {suffix(path)} files are read with SimpleITK, which is not installed: "
             f"pip install 'segloss-monai[nrrd]'"
         ) from error
-    itk.ProcessObject.SetGlobalWarningDisplay(False)  # it prints, and then raises what we report
     reader = itk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with _muted():
+        reader.ReadImageInformation()
     shape = reader.GetSize()
     axes = min(len(shape), 3)
     affine = np.eye(4)
@@ -76,13 +80,27 @@ def _itk(path: Path, picture: bool) -> Stored:
 
     def blocks() -> Iterator[np.ndarray]:
         with naming(path):
-            image = reader.Execute()
+            with _muted():
+                image = reader.Execute()
             array = itk.GetArrayViewFromImage(image)
             if image.GetNumberOfComponentsPerPixel() > 1:
                 array = array[..., 0]
             yield from slabs(path, array.T[..., 0] if len(shape) > 3 else array.T)
 
     return Stored(grid, reader.GetNumberOfComponents() * math.prod(shape[3:]), blocks)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Keep what SimpleITK prints of a damaged file, besides raising it, out of the lines of others."""
+    with _MUTING, Path(os.devnull).open("wb") as nowhere:
+        own = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def _flat(path: Path, picture: bool) -> Stored:

@@ -220,6 +220,7 @@ def test_malformed_labels_cost_a_line_each(tmp_path: Path) -> None:
     run = finish(folder / "list.json", out)
     assert run.returncode == 1
     lines = run.stderr.splitlines()
+    assert not [line for line in lines if "MetaImage: " in line]  # SimpleITK's own, amid ours
     for malformed in MALFORMED:
         (line,) = [line for line in lines if line.startswith(f"{malformed.name}:")]
         assert re.search(malformed.words, line)
