@@ -21,9 +21,10 @@ Region sums go by name, each a number per sample and node:
 =====================  ==============================================================
 
 with p the probability, y the target's membership and w the voxel's weight. Those that are
-differences of others are there because subtracting loses their digits where they are small. Where labels name nodes
-of a tree there are the ``confusion`` and the ``tally`` of `segloss.engine.confusion` too. Sums over the voxels'
-cross entropies, `segloss.engine.voxel.VoxelSum`, are computed in the same pass.
+differences of others are there because subtracting loses their digits where they are small. Where
+labels name nodes of a tree there are the ``confusion`` and the ``tally`` of
+`segloss.engine.confusion` too. Sums over the voxels' cross entropies,
+`segloss.engine.voxel.VoxelSum`, are computed in the same pass.
 
 The forward pass reads the logits block by block and keeps nothing else; the backward pass reads
 them again and writes the gradient in closed form from the derivatives of the sums; where there is

@@ -5,11 +5,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import not_negative
+from segloss.arguments import fraction, not_negative
 from segloss.encoding import Encoding, Multiclass
-from segloss.losses.base import ScoreLoss, Sums, one_pass, ratio
+from segloss.losses.base import one_pass
+from segloss.losses.soft_overlap import SquaredDiceLoss
 from segloss.losses.voxelwise import CrossEntropyLoss
-from segloss.shapes import Logits, Reduced, Scores, Target
+from segloss.shapes import Logits, Reduced, Target
 
 __all__ = ["AdaWACLoss"]
 
@@ -75,12 +76,10 @@ class AdaWACLoss(nn.Module):
         super().__init__()
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        if not 0 <= dice_ratio <= 1:
-            raise ValueError(f"dice_ratio must lie between 0 and 1, got {dice_ratio!r}")
         self.rate = not_negative("rate", rate)
         self.consistency = not_negative("consistency", consistency)
-        self.dice_ratio = dice_ratio
-        self.dice = _SquaredDice(encoding, group="batch")
+        self.dice_ratio = fraction("dice_ratio", dice_ratio)
+        self.dice = SquaredDiceLoss(encoding, group="batch")
         self.cross_entropy = CrossEntropyLoss(encoding, group="sample", reduction="none")
         self.register_buffer("log_weights", torch.full((samples, 2), 0.5).log())
         self.terms: dict[str, Tensor] = {}
@@ -159,14 +158,3 @@ class AdaWACLoss(nn.Module):
                 raise ValueError(f"index holds {numbers}, expected numbers from 0 to {count - 1}")
             if len(set(numbers)) < len(numbers):
                 raise ValueError(f"index holds {numbers}: a sample may be in a batch only once")
-
-
-@final
-class _SquaredDice(ScoreLoss):
-    """Dice loss with squares in its denominator, as the authors have it."""
-
-    needs = ("overlap", "pred_squared", "true_squared")
-
-    def score(self, sums: Sums) -> Scores:
-        size = sums["pred_squared"] + sums["true_squared"] + self.smooth_dr
-        return 1 - ratio(2 * sums["overlap"] + self.smooth_nr, size)
