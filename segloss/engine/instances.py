@@ -36,7 +36,7 @@ class InstanceSums(Measure):
         numbers = encoded.maps["instances"]
         scored = encoded.nodes - first
         self.nodes = scored if numbers.ndim == 2 else min(scored, numbers.shape[1])
-        count = 1 + _largest(numbers)
+        count = 1 + max(0, _largest(numbers))
         check_labels("instances map", numbers, count, "instances are numbered from 1, 0 for none")
         self.shape = (3, self.nodes, count)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segloss.label_tree import LabelTree
+from segloss.nnunet.mixin import TrainerMixin
 
 __all__ = ["NestedNetwork", "NestedRegionsMixin", "nested_odds", "parents_of_regions"]
 
@@ -115,7 +116,7 @@ class NestedNetwork(nn.Module):
         self.parents = state["parents_of_regions"]
 
 
-class NestedRegionsMixin:
+class NestedRegionsMixin(TrainerMixin):
     """Makes the regions of any nnU-Net trainer nested: no core outside its tumour.
 
     Each channel is then the question whether a voxel of a region lies in the next one, and trained

@@ -23,6 +23,7 @@ from segloss.nnunet.config import config_path, read_recipe
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.loss import TermsLoss
 from segloss.nnunet.maps import DistanceMap, SkeletonMap, TargetMap
+from segloss.nnunet.mixin import TrainerMixin
 from segloss.nnunet.nested import NestedRegionsMixin
 from segloss.nnunet.peer import ComposeTransforms, nnUNetTrainer
 from segloss.nnunet.targets import AppendMaps, unpacked
@@ -43,7 +44,7 @@ __all__ = [
 Terms = dict[str, tuple[Weight, Loss]]
 
 
-class SegLossMixin:
+class SegLossMixin(TrainerMixin):
     """Adds terms to the loss of the nnU-Net trainer that it stands in front of.
 
     A subclass says which, in `loss_terms`. nnU-Net's workers make the maps that they need, at the
@@ -71,15 +72,6 @@ class SegLossMixin:
     print_to_log_file: Any
 
     _epoch_terms: dict[str, list[Tensor]]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        order = cls.__mro__
-        if nnUNetTrainer in order and order.index(nnUNetTrainer) < order.index(SegLossMixin):
-            raise TypeError(
-                f"{cls.__name__} names the trainer before the mixin, which then changes nothing: "
-                "put the mixin first"
-            )
 
     def loss_terms(self) -> Terms:
         """The terms by name, each with its weight: a number, or a schedule over the epochs."""

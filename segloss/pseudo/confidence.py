@@ -78,6 +78,7 @@ class ConfidenceWeightedLoss(nn.Module):
 
     def weight(self, pseudo: PseudoLabels) -> Map:
         """How much the cross entropy of each voxel counts, ``(b, *space)``."""
+        _expect_pseudo_labels(pseudo)
         weight = pseudo.confidence.pow(self.gamma) * pseudo.worth
         over = {"kept": pseudo.keep.sum(), "all": pseudo.voxels, "weight": weight.sum()}
         return _divided(weight, over[self.normalizer], self.group)
@@ -130,6 +131,7 @@ class PseudoBoundaryLoss(nn.Module):
 
     def mask(self, pseudo: PseudoLabels, classes: int) -> Map:
         """The voxels that are learned from, ``(b, *space)`` bool."""
+        _expect_pseudo_labels(pseudo)
         if self.operator == "morph":
             return label_boundary(pseudo.label) & pseudo.keep
         return sobel_boundary(pseudo.label, classes) & pseudo.keep
@@ -246,6 +248,14 @@ def _weighted_sum(
             f"{tuple(pseudo.label.shape)}, expected {(b, *space)}: they must be of the same voxels"
         )
     return one_pass([_WeightedSum(group)], student_logits, pseudo.label, {"weight": weight})[0]
+
+
+def _expect_pseudo_labels(pseudo: object) -> None:
+    if not isinstance(pseudo, PseudoLabels):
+        raise TypeError(
+            f"pseudo is {type(pseudo).__name__}, expected what PseudoLabels.of(teacher_logits, "
+            "threshold) gives"
+        )
 
 
 def _divided(weight: Tensor, by: Tensor, group: Over) -> Tensor:

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from segloss import ConditionalSigmoid, LabelTree
-from segloss.nnunet.nested import NestedNetwork, nested_odds, parents_of_regions
+from segloss.nnunet.nested import (
+    NestedNetwork,
+    NestedRegionsMixin,
+    nested_odds,
+    parents_of_regions,
+)
 
 BRATS: dict[str, Any] = {
     "labels": {
@@ -125,3 +130,14 @@ def test_every_scale_is_nested() -> None:
     for found, scale in zip(nested(x), (x, x[..., ::2, ::2]), strict=True):
         assert_close(found, nested_odds(scale, PARENTS))
     assert nested.decoder == "its own"
+
+
+def test_the_mixin_stands_in_front() -> None:
+    class Trainer:
+        def initialize(self) -> None: ...
+
+    class Right(NestedRegionsMixin, Trainer): ...
+
+    with pytest.raises(TypeError, match="Wrong names the trainer before the mixin"):
+
+        class Wrong(Trainer, NestedRegionsMixin): ...

@@ -312,3 +312,11 @@ def test_says_its_options() -> None:
         assert repr(twin) == repr(loss)
     for word in ("boundary_weight=0.25", "decay=0.5", "gamma=2.0", "operator='sobel'"):
         assert word in repr(CWBASSLoss(gamma=2, boundary_weight=0.25, decay=0.5, operator="sobel"))
+
+
+@pytest.mark.compiled  # with type checks on, they complain first
+def test_a_label_map_is_no_pseudo_label() -> None:
+    logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    for loss in (ConfidenceWeightedLoss(), PseudoBoundaryLoss(), CWBASSLoss()):
+        with pytest.raises(TypeError, match=r"pseudo is Tensor, expected what PseudoLabels\.of"):
+            loss(logits, labels)
