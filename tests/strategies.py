@@ -11,7 +11,6 @@ from torch import Tensor
 from segloss import (
     BlobLoss,
     BoundaryLoss,
-    CenterlineDiceLoss,
     CompatibleTverskyLoss,
     CompoundLoss,
     CompSumLoss,
@@ -102,15 +101,10 @@ class Batch:
     def maps(self, loss: Any, *, weight: bool = False) -> dict[str, Tensor]:
         """The maps that the loss reads, and no other."""
         terms = loss.losses.values() if isinstance(loss, CompoundLoss) else [loss]
-        maps = {"weight": self.weight} if weight else {}
-        if any(isinstance(term, SkeletonRecallLoss | CenterlineDiceLoss) for term in terms):
-            maps["skeleton"] = self.skeleton
-        if any(isinstance(term, INSTANCE) for term in terms):
-            assert self.instances is not None
-            maps["instances"] = self.instances
-        if any(isinstance(term, BoundaryLoss) for term in terms):
-            maps["distance"] = self.distance
-        return maps
+        read = frozenset().union(*(term.request.maps | term.reads for term in terms))
+        if weight:
+            read |= {"weight"}
+        return {name: getattr(self, name) for name in sorted(read)}
 
 
 def make_batch(
