@@ -160,6 +160,8 @@ class _OnePass(torch.autograd.Function):
         with _full_precision(logits):
             if torch.is_grad_enabled():  # someone wants second derivatives
                 sums = _packed_sums(Block(encoded), request)
+                if not sums.requires_grad:  # none of them depends on the logits
+                    return torch.zeros_like(logits), None, None
                 (grad,) = torch.autograd.grad(sums, logits, slope.to(sums.dtype), create_graph=True)
             else:
                 grad = _gradient_by_blocks(encoded, request, slope)

@@ -71,6 +71,8 @@ class Loss(nn.Module, ABC):
 
     compiles: ClassVar[bool] = True
     """Whether torch.compile can see into it; if not, it is left out of what is compiled."""
+    makers: ClassVar[Mapping[str, str]] = {}
+    """Where its maps come from, for an error message, if not from where they usually do."""
 
     def __init__(
         self,
@@ -278,7 +280,8 @@ def _one_pass(
     read_by_encodings = [loss.encoding.reads for loss in losses]
     scored = [request.maps | loss.reads for request, loss in zip(requests, losses, strict=True)]
     needed = frozenset().union(*scored, *read_by_encodings)
-    _check_maps(needed, maps)
+    makers = {name: made for loss in losses for name, made in loss.makers.items()}
+    _check_maps(needed, maps, makers)
 
     values: list[Tensor] = [input] * len(losses)
     for encoding in dict.fromkeys(loss.reading.all_channels for loss in losses):
@@ -341,9 +344,12 @@ def _completed(loss: Loss, input: Tensor) -> Request:
     return Request(request.regions, terms)
 
 
-def _check_maps(needed: frozenset[str], maps: Mapping[str, Tensor]) -> None:
+def _check_maps(
+    needed: frozenset[str], maps: Mapping[str, Tensor], makers: Mapping[str, str]
+) -> None:
     for name in sorted(needed - maps.keys()):
-        raise ValueError(f"the {name} map is missing: pass {name}={maker(name)}")
+        made = makers.get(name, maker(name))
+        raise ValueError(f"the {name} map is missing: pass {name}={made}")
     for name in sorted(maps.keys() - needed - {"weight"}):
         known = ", ".join(sorted(needed | {"weight"}))
         raise ValueError(

@@ -1,7 +1,8 @@
 """Centrelines: does the prediction cover the target's skeleton, and the target the prediction's?"""
 
 import warnings
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 from typing_extensions import Unpack
 
@@ -13,6 +14,10 @@ from segloss.losses.base import RegionOptions, ScoreLoss, Sums, ratio
 from segloss.shapes import Scores
 
 __all__ = ["CenterlineDiceLoss", "SkeletonRecallLoss", "centerline_dice", "skeleton_recall"]
+
+HARD_SKELETON = (
+    'batch["skeleton_label"], made by segloss.transforms.TubedSkeletond("label", radius=0)'
+)
 
 
 def skeleton_recall(sums: Sums, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5) -> Scores:
@@ -152,6 +157,7 @@ class CenterlineDiceLoss(ScoreLoss):
     needs = ("pred*skeleton", "skeleton")
     presence = "skeleton"
     compiles = False
+    makers: ClassVar[Mapping[str, str]] = {"skeleton": HARD_SKELETON}
 
     def __init__(
         self,

@@ -114,3 +114,11 @@ def test_the_forward_pass_leaves_its_inputs_alone() -> None:
     regions, _ = one_pass(encoding.encode(logits, batch.target, maps), request)
     torch.stack(tuple(regions.values())).sum().backward()
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
+
+
+def test_sums_that_no_logit_changes_have_second_derivatives_of_zero() -> None:
+    batch = make_batch()
+    logits = batch.logits.requires_grad_()
+    regions, _ = one_pass(WHOLE[0].encode(logits, batch.target, {}), Request(("true", "count")))
+    (gradient,) = torch.autograd.grad(regions["true"].sum(), logits, create_graph=True)
+    assert not gradient.any()

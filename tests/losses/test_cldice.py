@@ -263,3 +263,10 @@ def test_keeps_the_logits_only() -> None:
 def test_iterations_below_zero() -> None:
     with pytest.raises(ValueError, match="iterations must be 0 or more, got -1"):
         CenterlineDiceLoss(iterations=-1)
+
+
+def test_a_missing_skeleton_is_asked_for_without_its_tube() -> None:
+    batch = make_batch(Multiclass(background=False))
+    loss = DiceLoss() + CenterlineDiceLoss()
+    with pytest.raises(ValueError, match=r"skeleton map is missing.*radius=0\)"):
+        loss(batch.logits, batch.target)
