@@ -208,8 +208,9 @@ class GeneralizedDiceLoss(RegionLoss):
     """`segloss.generalized_dice` of logits: one number for each group, from 0 to 1.
 
     A class counts by the inverse of its volume, so that small ones matter. An absent class has no
-    such weight: it gets the largest of the others' (``empty="smooth"``), none (``"skip"``), or none
-    but its mean probability is added to the loss (``"penalise"``; the sum may pass 1).
+    such weight: it gets the largest of the others', or 1 if they are absent too (``empty="smooth"``),
+    none (``"skip"``), or none but its mean probability is added to the loss (``"penalise"``; the sum
+    may pass 1).
 
     Args:
         encoding: What the channels mean.
@@ -248,7 +249,8 @@ class GeneralizedDiceLoss(RegionLoss):
         power = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
         weight = true.masked_fill(absent, 1).pow(-power).masked_fill(absent, 0)
         if self.empty == "smooth":
-            weight = torch.where(absent, weight.amax(1, keepdim=True), weight)
+            largest = weight.amax(1, keepdim=True)
+            weight = torch.where(absent, largest.masked_fill(largest == 0, 1), weight)
         if self.class_weight is not None:
             weight = weight * weight.new_tensor(self.class_weight)
         score = generalized_dice(regions, weight, self.smooth_nr, self.smooth_dr)

@@ -136,6 +136,14 @@ def test_a_generalised_dice_of_background_only_is_a_number(empty: Any) -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
+def test_a_generalised_dice_without_any_class_costs_what_dice_does(weighting: Any) -> None:
+    batch = make_batch(Multiclass(background=False), present=1)
+    exact: dict[str, Any] = {"smooth_nr": 0.0, "smooth_dr": 1.0}
+    loss = GeneralizedDiceLoss(Multiclass(background=False), weighting=weighting, **exact)
+    assert_close(loss(batch.logits, batch.target).item(), 1.0)
+
+
 def best_probability(loss: Any, membership: float) -> float:
     """Which probability of a lone soft voxel costs least."""
     p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)

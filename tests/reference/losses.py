@@ -101,7 +101,7 @@ def _generalized_dice(loss: Any, x: Dense) -> Tensor:
     for volumes in true.tolist():
         row = [v**-power if v else 0.0 for v in volumes]
         if loss.empty == "smooth":
-            row = [w if v else max(row) for v, w in zip(volumes, row, strict=True)]
+            row = [w if v else max(row) or 1.0 for v, w in zip(volumes, row, strict=True)]
         rows.append(row)
     weight = true.new_tensor(rows)
     if loss.class_weight is not None:
