@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segloss.catalogue import list_losses
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.encoding import Multiclass, Multilabel
     from segloss.hierarchy.activations import (
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "segloss.catalogue": ("list_losses",),
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.encoding": ("Multiclass", "Multilabel"),
     "segloss.hierarchy.activations": (
@@ -250,6 +252,7 @@ __all__ = [
     "focal_tversky",
     "generalized_dice",
     "jaccard",
+    "list_losses",
     "log_cosh_dice",
     "logarithmic_dice",
     "lovasz",

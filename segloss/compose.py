@@ -11,7 +11,7 @@ from segloss.arguments import numbers
 from segloss.losses.base import Loss, one_pass
 from segloss.shapes import Logits, Map, Reduced, Target
 
-__all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight"]
+__all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight", "term_name"]
 
 Weight: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of epochs done."""
@@ -118,7 +118,7 @@ class CompoundLoss(nn.Module):
             raise TypeError(f"losses must hold segloss losses, got {type(loss).__name__}")
         if not callable(weight) and not isinstance(weight, (int, float)):
             raise TypeError(f"a weight must be a number or a schedule, got {weight!r}")
-        name = name or _snake_case(type(loss).__name__.removesuffix("Loss"))
+        name = name or term_name(type(loss).__name__)
         stem, count = name, 1
         while name in self.losses:
             count += 1
@@ -207,5 +207,6 @@ class _Product:
         return a * b
 
 
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+def term_name(class_name: str) -> str:
+    """The name of a term: that of its class in snake case, without ``Loss``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name.removesuffix("Loss")).lower()

@@ -1,0 +1,444 @@
+"""Every loss of the library in one table: what it computes, and when to use it.
+
+The tests run over this table and the documentation prints it, so a loss is known by being here.
+Facts that the code knows (maps, default encoding, passes) are read from the class.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import segloss
+from segloss.arguments import one_of
+from segloss.compose import term_name
+from segloss.encoding import Encoding
+from segloss.losses.base import Loss
+
+__all__ = ["CATALOGUE", "Entry", "Family", "Names", "list_losses"]
+
+Family = Literal[
+    "overlap",
+    "soft targets",
+    "contingency",
+    "voxels",
+    "label errors",
+    "centrelines",
+    "surfaces",
+    "instances",
+    "trees",
+    "partial labels",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What there is to know of a loss.
+
+    Args:
+        loss_name: The name of its class.
+        family: What it looks at.
+        formula: Of one class and group, or of one voxel (the loss is then the mean); p is the
+            probability, y the target, m = −log p of the true class, Σ a weighted sum over the voxels.
+        source: Who proposed it.
+        use: When to use it.
+        beside: What to add it to, and why; nothing if it trains alone.
+        low: Its least value, with the default options.
+        high: Its largest.
+    """
+
+    loss_name: str
+    family: Family
+    formula: str
+    source: str
+    use: str
+    beside: str = ""
+    low: float = 0.0
+    high: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """What a `segloss.CompoundLoss` calls it."""
+        return term_name(self.loss_name)
+
+    @property
+    def loss(self) -> Any:
+        """The class, a `segloss.Loss`."""
+        return getattr(segloss, self.loss_name)
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """The encoding by default; None if the loss must be told, because it reads only its own."""
+        default = inspect.signature(self.loss).parameters["encoding"].default
+        return default if isinstance(default, Encoding) else None
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that it needs. The losses that read only their own encoding need none."""
+        if self.encoding is None:
+            return ()
+        loss: Loss = self.loss()
+        return tuple(sorted(loss.request.maps | loss.reads))
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the joint pass over the voxels is all it takes."""
+        return self.loss.own_sums is Loss.own_sums  # type: ignore[no-any-return]
+
+    @property
+    def negative(self) -> bool:
+        """Whether it can go below 0."""
+        return self.low < 0
+
+
+class Names(tuple[str, ...]):
+    """Names of losses, which print as a table."""
+
+    def __str__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:{width}}  {CATALOGUE[name].use}" for name in self)
+
+
+def list_losses(family: Family | None = None, *, map: str | None = None) -> Names:
+    """The names of the losses, as `segloss.build` takes them; printed, with what each is for.
+
+    Args:
+        family: Only those of a family, such as ``"overlap"``.
+        map: Only those that need a map, such as ``"skeleton"``.
+
+    Raises:
+        ValueError: If there is no such family or map.
+
+    Example:
+        >>> from segloss import list_losses
+        >>> list_losses(map="distance")
+        ('boundary',)
+        >>> print(list_losses("centrelines"))
+        skeleton_recall  thin structures that must stay connected, at the cost of one more sum
+        centerline_dice  thin structures, where gaps and false branches should cost alike
+    """
+    if family is not None:
+        one_of("family", family, get_args(Family))
+    if map is not None:
+        one_of("map", map, tuple(sorted({m for entry in CATALOGUE.values() for m in entry.maps})))
+    return Names(
+        name
+        for name, entry in CATALOGUE.items()
+        if family in (None, entry.family) and (map is None or map in entry.maps)
+    )
+
+
+_ENTRIES = (
+    Entry(
+        "DiceLoss",
+        "overlap",
+        "1 − 2 Σpy / (Σp + Σy)",
+        "Milletari et al., 3DV 2016",
+        "the first choice; with cross entropy the default of the field",
+        high=1,
+    ),
+    Entry(
+        "JaccardLoss",
+        "overlap",
+        "1 − Σpy / (Σp + Σy − Σpy)",
+        "Rahman and Wang, ISVC 2016",
+        "where intersection over union is what is reported",
+        high=1,
+    ),
+    Entry(
+        "TverskyLoss",
+        "overlap",
+        "1 − Σpy / (Σpy + α Σp(1−y) + β Σ(1−p)y)",
+        "Salehi et al., MLMI 2017",
+        "where misses cost more than false alarms, or less",
+        high=1,
+    ),
+    Entry(
+        "GeneralizedDiceLoss",
+        "overlap",
+        "1 − 2 Σ_k a_k Σpy / Σ_k a_k (Σp + Σy), a = 1/(Σy)²",
+        "Sudre et al., DLMIA 2017",
+        "classes of very different sizes, all in one ratio",
+        high=1,
+    ),
+    Entry(
+        "LovaszLoss",
+        "overlap",
+        "Jaccard loss of hard predictions, continued convexly to |p − y|",
+        "Berman et al., CVPR 2018",
+        "to fine-tune for intersection over union",
+        high=1,
+    ),
+    Entry(
+        "FocalTverskyLoss",
+        "overlap",
+        "(1 − Tversky index)^γ",
+        "Abraham and Khan, ISBI 2019",
+        "small lesions; γ below 1 keeps pulling where overlap is nearly good",
+        high=1,
+    ),
+    Entry(
+        "LogCoshDiceLoss",
+        "overlap",
+        "log cosh(Dice loss)",
+        "Jadon, CIBCB 2020",
+        "a Dice whose gradient fades as the overlap becomes good",
+        high=math.log(math.cosh(1)),
+    ),
+    Entry(
+        "ExponentialLogarithmicLoss",
+        "overlap",
+        "a (−log Dice)^γ + b mean m^γ",
+        "Wong et al., MICCAI 2018",
+        "structures of very different sizes",
+    ),
+    Entry(
+        "DiceSemimetricLoss",
+        "soft targets",
+        "1 − 2 Σmin(p, y) / (Σp + Σy)",
+        "Wang et al., MICCAI 2023",
+        "soft targets: distillation, several raters, mixed images",
+        high=1,
+    ),
+    Entry(
+        "JaccardMetricLoss",
+        "soft targets",
+        "1 − Σmin(p, y) / Σmax(p, y)",
+        "Wang et al., NeurIPS 2023",
+        "soft targets, where intersection over union is what is reported",
+        high=1,
+    ),
+    Entry(
+        "CompatibleTverskyLoss",
+        "soft targets",
+        "1 − Σmin / (Σmin + α Σ(p−y)⁺ + β Σ(y−p)⁺)",
+        "Wang et al., MICCAI 2023",
+        "soft targets, with prices on both kinds of error",
+        high=1,
+    ),
+    Entry(
+        "SquaredDiceLoss",
+        "soft targets",
+        "1 − 2 Σpy / (Σp² + Σy²)",
+        "Milletari et al., 3DV 2016",
+        "soft targets; slow to find small structures",
+        high=1,
+    ),
+    Entry(
+        "DicePlusPlusLoss",
+        "soft targets",
+        "1 − 2 Σpy / (2 Σpy + Σ|p−y|^γ)",
+        "Yeung et al., J. Digit. Imaging 2023",
+        "calibrated probabilities from an overlap loss",
+        high=1,
+    ),
+    Entry(
+        "MCCLoss",
+        "contingency",
+        "1 − Matthews correlation coefficient",
+        "Abhishek and Hamarneh, ISBI 2021",
+        "where right rejections should count too",
+        high=2,
+    ),
+    Entry(
+        "SensitivitySpecificityLoss",
+        "contingency",
+        "λ Σ(p−y)²y / Σy + (1−λ) Σ(p−y)²(1−y) / Σ(1−y)",
+        "Brosch et al., MICCAI 2015",
+        "one price inside the class and one outside, whatever its size",
+        beside="hardly pulls where it is confidently wrong: add a cross entropy",
+        high=1,
+    ),
+    Entry(
+        "RegionProportionLoss",
+        "contingency",
+        "|mean p − mean y|",
+        "Liu et al., 2021",
+        "against the bias of cross entropy in the sizes of rare classes",
+        beside="says how large a class is, not where: add it to a cross entropy",
+        high=1,
+    ),
+    Entry(
+        "CrossEntropyLoss",
+        "voxels",
+        "m",
+        "",
+        "beside an overlap loss, always; soft targets and calibrated probabilities",
+    ),
+    Entry(
+        "FocalLoss",
+        "voxels",
+        "(1−p)^γ m",
+        "Lin et al., ICCV 2017",
+        "many easy voxels and few hard ones",
+    ),
+    Entry(
+        "GeneralizedCrossEntropyLoss",
+        "label errors",
+        "(1 − p^q) / q",
+        "Zhang and Sabuncu, NeurIPS 2018",
+        "labels with errors, on classes that are not rare",
+        high=1 / 0.7,
+    ),
+    Entry(
+        "CompSumLoss",
+        "label errors",
+        "(p^(τ−1) − 1) / (1 − τ)",
+        "Mao et al., ICML 2023",
+        "one dial from cross entropy (τ = 1) to the absolute error (τ = 2)",
+    ),
+    Entry(
+        "ReverseCrossEntropyLoss",
+        "label errors",
+        "−A (1−p), A < 0",
+        "Wang et al., ICCV 2019",
+        "the robust half of a pair; see `active_passive`",
+        beside="slow where it is wrong, and lets rare classes go: add a loss that learns",
+        high=-math.log(1e-4),
+    ),
+    Entry(
+        "SymmetricCrossEntropyLoss",
+        "label errors",
+        "α m − β A (1−p)",
+        "Wang et al., ICCV 2019",
+        "labels with errors: one term learns, the other is robust",
+    ),
+    Entry(
+        "NormalizedCrossEntropyLoss",
+        "label errors",
+        "m / Σ_k −log p_k",
+        "Ma et al., ICML 2020",
+        "the half of a pair that learns; see `active_passive`",
+        beside="slow alone, the more classes the slower: add a passive loss",
+        high=1,
+    ),
+    Entry(
+        "LDRKLLoss",
+        "label errors",
+        "λ log Σ_k exp((f_k − f_y + c[k≠y]) / λ)",
+        "Zhu et al., ICML 2023",
+        "labels with errors, classes that are mistaken for each other",
+    ),
+    Entry(
+        "NoiseRobustDiceLoss",
+        "label errors",
+        "Σ|p−y|^γ / (Σp + Σy)",
+        "Wang et al., TMI 2020",
+        "labels with errors along the borders of lesions",
+        high=1,
+    ),
+    Entry(
+        "TLoss",
+        "label errors",
+        "−log t-density of all p − y, per voxel",
+        "Gonzalez-Jimenez et al., MICCAI 2023",
+        "whole images labelled badly; its parameter goes to the optimiser",
+        low=-math.inf,
+    ),
+    Entry(
+        "SkeletonRecallLoss",
+        "centrelines",
+        "1 − Σps / Σs, s the tubed skeleton",
+        "Kirchhoff et al., ECCV 2024",
+        "thin structures that must stay connected, at the cost of one more sum",
+        beside="false positives cost nothing: add it to Dice or cross entropy",
+        high=1,
+    ),
+    Entry(
+        "CenterlineDiceLoss",
+        "centrelines",
+        "1 − 2 Tp Ts / (Tp + Ts), precision and recall of centrelines",
+        "Shit et al., CVPR 2021",
+        "thin structures, where gaps and false branches should cost alike",
+        beside="says little of the width: add it to Dice",
+        high=1,
+    ),
+    Entry(
+        "BoundaryLoss",
+        "surfaces",
+        "mean pφ, φ the signed distance",
+        "Kervadec et al., MIDL 2019",
+        "small structures in large backgrounds; see `rebalanced`",
+        beside="collapses to an empty prediction: add it to a region loss, with a growing weight",
+        low=-math.inf,
+    ),
+    Entry(
+        "ConnectedComponentDiceLoss",
+        "instances",
+        "mean over components r of the Dice loss within r's own region",
+        "CC-DiceCE, arXiv 2511.17146",
+        "lesions each of which counts, with false positives charged to one",
+        beside="regions without the class cost nothing: add a cross entropy",
+        high=1,
+    ),
+    Entry(
+        "BlobLoss",
+        "instances",
+        "mean over components r of the Dice loss outside the others",
+        "Kofler et al., IPMI 2023",
+        "lesions each of which counts, however small",
+        beside="images without a component cost nothing: add it to a loss of the whole image",
+        high=1,
+    ),
+    Entry(
+        "HierarchicalDiceCELoss",
+        "trees",
+        "mean Dice loss of the nodes + Σ −log p(node | parent)",
+        "",
+        "nested classes: the first choice",
+    ),
+    Entry(
+        "HierarchicalCrossEntropyLoss",
+        "trees",
+        "Σ_u e^(−α h(u)) · −log p(u | parent)",
+        "Bertinetto et al., CVPR 2020",
+        "which child it is should count more than in which part of the tree",
+    ),
+    Entry(
+        "GeneralizedWassersteinDiceLoss",
+        "trees",
+        "1 − 2 Σα(1−W) / (2 Σα(1−W) + ΣW), W = Σ_l M_yl p_l",
+        "Fidon et al., BrainLes 2017",
+        "mistakes between near classes should cost less",
+        beside="linear in p: add a cross entropy",
+        high=1,
+    ),
+    Entry(
+        "MultiLevelLoss",
+        "trees",
+        "−log p(level), or another distance of levels",
+        "",
+        "nested levels from a single channel",
+    ),
+    Entry(
+        "TreeMinLoss",
+        "trees",
+        "focal loss of the least ancestor and the largest descendant",
+        "Li et al., CVPR 2022",
+        "sigmoids of a tree's nodes that should agree",
+    ),
+    Entry(
+        "MaxConstraintLoss",
+        "trees",
+        "binary cross entropy of the maxima over (true) descendants",
+        "Giunchiglia and Lukasiewicz, NeurIPS 2020",
+        "sigmoids of a tree's nodes, nested by a maximum",
+    ),
+    Entry(
+        "ExclusionLoss",
+        "partial labels",
+        "−log(1 − p) of the classes that a label excludes",
+        "Shi et al., MedIA 2021",
+        "data sets that label different organs: weighs what is ruled out",
+        beside="says only what is not there: add a cross entropy",
+    ),
+    Entry(
+        "NullBCELoss",
+        "partial labels",
+        "binary cross entropy of the classes a data set labels",
+        "Kim et al., ECCV 2022",
+        "data sets that label different, or overlapping, organs; a sigmoid each",
+    ),
+)
+CATALOGUE = {entry.name: entry for entry in _ENTRIES}
+"""The entries by name."""
