@@ -102,8 +102,9 @@ def patch_size(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def endless(patches: Dataset) -> Iterator[dict[str, Any]]:
     """Two patches of each of four images at a time, for as long as one asks."""
-    while True:
-        yield from DataLoader(patches, batch_size=min(4, len(patches)), shuffle=True)
+    loader = DataLoader(patches, batch_size=min(4, len(patches)), shuffle=True)
+    while True:  # one loader: built anew it would repeat order and patches
+        yield from loader
 
 
 def train(name: str, method: Method, patches: Dataset, size: tuple[int, ...], steps: int) -> UNet:

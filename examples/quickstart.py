@@ -78,8 +78,9 @@ def train(
     network = UNet(3, 1, 2, channels=(16, 32, 64), strides=(2, 2)).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    loader = DataLoader(data, batch_size=1, shuffle=True)  # built anew it would repeat the epoch
     for _ in track(range(epochs), " + ".join(loss.losses)):
-        for batch in DataLoader(data, batch_size=1, shuffle=True):
+        for batch in loader:
             logits = network(batch["image"].to(device))
             targets = {name: batch[f"{name}_label"].to(device) for name in maps}
             optimizer.zero_grad()

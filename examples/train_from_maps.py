@@ -122,9 +122,10 @@ def main(
             "boundary": (Linear(0.0, 0.05, steps=epochs), BoundaryLoss(FOREGROUND)),
         }
     )
+    loader = DataLoader(patches, batch_size=1, shuffle=True)  # one image, four patches
     for epoch in track(range(epochs), "Training"):
         network.train()
-        for batch in DataLoader(patches, batch_size=1, shuffle=True):  # one image, four patches
+        for batch in loader:
             maps = {name: batch[key] for name, key in MAPS.items()}
             value = loss(network(batch["image"]), batch["label"], **maps)
             optimizer.zero_grad()

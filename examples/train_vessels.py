@@ -119,17 +119,23 @@ def make_network(channels: int, patch: tuple[int, ...]) -> UNet:
     return UNet(len(patch), channels, 2, (16, 32, 64, 128), strides, num_res_units=1)
 
 
+def load(patches: Dataset, epoch: int, seed: int) -> DataLoader:
+    """One image, several patches at a time; order and patches depend on the epoch's number only."""
+    source = torch.Generator().manual_seed(epoch + 10_000 * seed)
+    return DataLoader(patches, batch_size=1, shuffle=True, generator=source)
+
+
 def train_epoch(
     network: UNet,
     loss: CompoundLoss,
     maps: list[str],
     optimizer: torch.optim.Optimizer,
-    patches: Dataset,
+    loader: DataLoader,
     device: str,
 ) -> dict[str, float]:
     """See every image once. Gives the mean of the loss and of each of its terms."""
     history = []
-    for batch in DataLoader(patches, batch_size=1, shuffle=True):  # one image, several patches
+    for batch in loader:
         logits = network(batch["image"].to(device))
         targets = {name: batch[f"{name}_label"].to(device) for name in maps}
         value = loss(logits, batch["label"].to(device), **targets)
@@ -210,18 +216,17 @@ def main(
         for key, part in state.items():
             part.load_state_dict(saved[key])
         history = saved["history"]
-        torch.set_rng_state(saved["random"].cpu())  # patches are drawn from it, too
 
     for epoch in track(range(len(history), epochs), f"Training with {loss}"):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - epoch / epochs) ** 0.9
         network.train()
-        means = train_epoch(network, compound, list(maps), optimizer, patches, device)
+        loader = load(patches, epoch, seed)
+        means = train_epoch(network, compound, list(maps), optimizer, loader, device)
         compound.step()
         history.append({"epoch": epoch, **means})
         saved = {key: part.state_dict() for key, part in state.items()}
-        saved |= {"history": history, "random": torch.get_rng_state()}
-        torch.save(saved, out / "checkpoint.part")
+        torch.save({**saved, "history": history}, out / "checkpoint.part")
         (out / "checkpoint.part").replace(out / "checkpoint.pt")
         with (out / "log.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, history[0])
