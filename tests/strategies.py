@@ -2,81 +2,67 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from segloss import (
-    BlobLoss,
-    BoundaryLoss,
+    CenterlineDiceLoss,
     CompatibleTverskyLoss,
     CompoundLoss,
     CompSumLoss,
-    ConnectedComponentDiceLoss,
-    CrossEntropyLoss,
     DiceLoss,
     DicePlusPlusLoss,
-    DiceSemimetricLoss,
     ExponentialLogarithmicLoss,
     FocalLoss,
     FocalTverskyLoss,
     GeneralizedCrossEntropyLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
-    JaccardMetricLoss,
     LDRKLLoss,
-    LogCoshDiceLoss,
+    Loss,
     LovaszLoss,
-    MCCLoss,
     Multiclass,
     Multilabel,
     NoiseRobustDiceLoss,
-    NormalizedCrossEntropyLoss,
-    RegionProportionLoss,
+    RegionLoss,
     ReverseCrossEntropyLoss,
     SensitivitySpecificityLoss,
-    SkeletonRecallLoss,
-    SquaredDiceLoss,
     SymmetricCrossEntropyLoss,
+    TLoss,
     TverskyLoss,
+    VoxelLoss,
 )
+from segloss.catalogue import CATALOGUE, Family
+from segloss.losses.base import ScoreLoss
 
 IGNORED = 255
-FURTHER_OVERLAP: tuple[Any, ...] = (
-    FocalTverskyLoss,
-    LogCoshDiceLoss,
-    ExponentialLogarithmicLoss,
-    DiceSemimetricLoss,
-    JaccardMetricLoss,
-    CompatibleTverskyLoss,
-    SquaredDiceLoss,
-    DicePlusPlusLoss,
-    MCCLoss,
-    SensitivitySpecificityLoss,
-    LovaszLoss,
+
+
+def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
+    """The losses of the catalogue that read any encoding: of that kind, and of these families."""
+    return tuple(
+        entry.loss
+        for entry in CATALOGUE.values()
+        if entry.encoding is not None
+        and issubclass(entry.loss, kind)
+        and entry.family in (families or get_args(Family))
+    )
+
+
+INSTANCE = catalogued(Loss, "instances")
+LOSSES = tuple(x for x in catalogued() if x not in (*INSTANCE, CenterlineDiceLoss, TLoss))
+REGION = tuple(x for x in LOSSES if issubclass(x, ScoreLoss))
+WITH_POLICY = tuple(x for x in LOSSES if issubclass(x, RegionLoss))
+VOXEL = catalogued(VoxelLoss)
+ROBUST = catalogued(VoxelLoss, "label errors")
+FURTHER_OVERLAP = tuple(
+    x
+    for x in catalogued(ScoreLoss, "overlap", "soft targets", "contingency")
+    if x not in (DiceLoss, JaccardLoss, TverskyLoss)
 )
-REGION: tuple[Any, ...] = (
-    DiceLoss,
-    JaccardLoss,
-    TverskyLoss,
-    NoiseRobustDiceLoss,
-    SkeletonRecallLoss,
-    *FURTHER_OVERLAP,
-)
-ROBUST: tuple[Any, ...] = (
-    GeneralizedCrossEntropyLoss,
-    CompSumLoss,
-    ReverseCrossEntropyLoss,
-    SymmetricCrossEntropyLoss,
-    NormalizedCrossEntropyLoss,
-    LDRKLLoss,
-)
-VOXEL: tuple[Any, ...] = (CrossEntropyLoss, FocalLoss, *ROBUST)
-INSTANCE: tuple[Any, ...] = (BlobLoss, ConnectedComponentDiceLoss)
-LOSSES: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss, RegionProportionLoss, BoundaryLoss, *VOXEL)
-WITH_POLICY: tuple[Any, ...] = (*REGION, GeneralizedDiceLoss)
 ENCODINGS = (
     Multiclass(),
     Multiclass(background=False),
