@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segloss.shapes import Flat, Nodes, PerVoxel
 
-__all__ = ["Activation", "NodeActivation", "Outcomes", "Sigmoid", "Softmax"]
+__all__ = ["Activation", "Affine", "NodeActivation", "Outcomes", "Sigmoid", "Softmax"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,21 @@ class Outcomes:
     single: Tensor | None = None
     plain: bool = False
     rows: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Logits as a loss sees them: slope · logit + shift - margin · membership of the target.
+
+    Args:
+        slope: ``(c, 1)``, in the type to compute in.
+        shift: ``(c, 1)``.
+        margin: ``(c, 1)``; None for 0.
+    """
+
+    slope: Tensor
+    shift: Tensor
+    margin: Tensor | None = None
 
 
 class Activation:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from segloss.activation import Activation, Outcomes, Sigmoid, Softmax
+from segloss.activation import Activation, Affine, Outcomes, Sigmoid, Softmax
 from segloss.shapes import Logits, Map, Target
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Multilabel",
     "checked_logits",
     "expect_shape",
+    "flat_map",
     "flat_weight",
     "held",
     "maker",
@@ -57,6 +58,7 @@ class Encoded:
             in the type to compute in: single precision or more, because half precision cannot hold
             a sum over a volume.
         outcomes: What each label says of the nodes; None if label i is channel i.
+        affine: What becomes of the logits first; None for nothing.
     """
 
     logits: Tensor
@@ -67,6 +69,7 @@ class Encoded:
     maps: dict[str, Tensor]
     classes: Tensor
     outcomes: Outcomes | None = None
+    affine: Affine | None = None
 
     @property
     def nodes(self) -> int:
@@ -158,7 +161,7 @@ class Multiclass(Encoding):
             activation=Softmax(),
             ignore=held(self.ignore, target),
             weight=flat_weight(maps, (b, *space), (b, 1, *space)),
-            maps={k: _flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
+            maps={k: flat_map(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
             classes=numbered(logits),
         )
 
@@ -267,7 +270,7 @@ def flat_weight(maps: Mapping[str, Tensor], *shapes: tuple[int, ...]) -> Tensor 
     return weight.reshape(b, -1, torch.Size(space).numel())
 
 
-def _flat_map(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> Tensor:
+def flat_map(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> Tensor:
     """Label maps have no channel or one; other maps one for each class, or each but the first."""
     labels = [(b, *space), (b, 1, *space)] if name in _LABEL_MAPS else []
     shapes = [*labels, (b, c - 1, *space), (b, c, *space)]

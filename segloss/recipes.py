@@ -4,8 +4,9 @@ from typing_extensions import Unpack
 
 from segloss.compose import CompoundLoss
 from segloss.encoding import Encoding, Multiclass
+from segloss.losses.base import VoxelOptions
 from segloss.losses.relative import NormalizedCrossEntropyLoss
-from segloss.losses.robust import ReverseCrossEntropyLoss, VoxelOptions
+from segloss.losses.robust import ReverseCrossEntropyLoss
 
 __all__ = ["active_passive"]
 

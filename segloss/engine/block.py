@@ -85,6 +85,11 @@ class Block:
         self._encoded, (self._samples, self._voxels) = encoded, place
         self.logits = encoded.logits[self._samples, :, self._voxels].to(self.dtype)
         self._checked = checked
+        self._affine = encoded.affine
+        if self._affine is not None:
+            self.logits = torch.addcmul(self._affine.shift, self.logits, self._affine.slope)
+            if self._affine.margin is not None:
+                self.logits = self.logits.addcmul(self.true, self._affine.margin, value=-1)
 
     @lazy
     def pred(self) -> Flat:
@@ -229,6 +234,10 @@ class Block:
     def weighted(self, x: Tensor) -> Tensor:
         """Each voxel times its weight."""
         return x if self.weight is None else x * self.weight
+
+    def by_input(self, gradient: Flat) -> Flat:
+        """Derivative by the logits that were given, from that by the block's; in place."""
+        return gradient if self._affine is None else gradient.mul_(self._affine.slope)
 
     @lazy
     def _target(self) -> Tensor:

@@ -76,7 +76,8 @@ class _Measured(torch.autograd.Function):
                 place = (samples, voxels)
                 block = Block(encoded, place, checked=True)
                 slope = ctx.measure.slope(block, encoded, place, scale[samples])
-                grad[samples, :, voxels] = _by_logits(encoded, place, slope, block.pred)
+                by_logits = _by_logits(encoded, place, slope, block.pred)
+                grad[samples, :, voxels] = block.by_input(by_logits)
         return grad, None, None
 
 

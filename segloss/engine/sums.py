@@ -183,6 +183,7 @@ def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Te
         block = Block(encoded, (samples, voxels), checked=True)
         by_region, by_voxel = _unpacked(slope[samples], encoded, request)
         _gradient(block, request, by_region, by_voxel[:, 0, :, None, None], out)
+        block.by_input(out)
         if out is not part:
             part.copy_(out)
     return grad
@@ -196,7 +197,7 @@ def _gradient_by_autograd(
         block.logits = block.logits.detach().requires_grad_()
         sums = _packed_sums(block, request)
         (grad,) = torch.autograd.grad(sums, block.logits, slope.to(sums.dtype))
-    return grad
+    return block.by_input(grad)
 
 
 def _packed_sums(block: Block, request: Request) -> Tensor:

@@ -123,16 +123,23 @@ class VoxelSum:
         class_weight: α for each node; None for 1.
         of: The cross entropy of the voxel's ``"label"``; of each ``"step"`` down the tree to it,
             times α of the node that it leads to; or of each ``"node"``'s yes or no.
+        no: φ of a node's no, if another than that of its yes.
     """
 
     phi: Phi
     class_weight: tuple[float, ...] | None = None
     of: Literal["label", "step", "node"] = "label"
+    no: Phi | None = None
 
     @property
     def name(self) -> str:
         """Equal names are equal sums: strings, which torch.compile can compare."""
-        return f"{self.phi.name} of {self.of} {self.class_weight}"
+        return f"{self.phi.name}, {self.phi_of_no.name} of {self.of} {self.class_weight}"
+
+    @property
+    def phi_of_no(self) -> Phi:
+        """φ of a node's no."""
+        return self.phi if self.no is None else self.no
 
 
 def has_closed_form(activation: Activation, terms: tuple[VoxelSum, ...]) -> bool:
@@ -221,7 +228,7 @@ def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Te
     yes, no = (-log for log in block.answers)
     pull = torch.zeros_like(block.pred)
     for term, scale in zip(terms, scales, strict=True):
-        towards_no = (1 - block.true) * term.phi.slope(no) * block.pred
+        towards_no = (1 - block.true) * term.phi_of_no.slope(no) * block.pred
         towards_yes = block.true * term.phi.slope(yes) * (1 - block.pred)
         pull += _entry_weight(block, term.class_weight) * scale * (towards_no - towards_yes)
     return pull
@@ -271,6 +278,7 @@ def _sum_by_node(block: Block, term: VoxelSum) -> Tensor:
     if isinstance(term.phi, Relative):
         both = torch.stack((yes, no))
         yes, no = term.phi.measure(yes, both), term.phi.measure(no, both)
-    value = block.true * phi_of(term.phi, yes) + (1 - block.true) * phi_of(term.phi, no)
+    by_yes, by_no = phi_of(term.phi, yes), phi_of(term.phi_of_no, no)
+    value = block.true * by_yes + (1 - block.true) * by_no
     weight = _entry_weight(block, term.class_weight)
     return torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1)

@@ -30,6 +30,7 @@ __all__ = [
     "ScoreLoss",
     "Sums",
     "VoxelLoss",
+    "VoxelOptions",
     "class_mean",
     "one_pass",
     "ratio",
@@ -53,6 +54,14 @@ class RegionOptions(TypedDict, total=False):
     reduction: Reduction
 
 
+class VoxelOptions(TypedDict, total=False):
+    """The options of every loss of single voxels, with `VoxelLoss`'s meaning and defaults."""
+
+    group: Group
+    class_weight: Sequence[float] | None
+    reduction: Reduction
+
+
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Their quotient, and 0 where the denominator is 0: in value and in gradient."""
     nothing = denominator == 0
@@ -69,6 +78,8 @@ class Loss(nn.Module, ABC):
         reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for the scores themselves.
     """
 
+    takes: ClassVar[tuple[type[Encoding], ...]] = (Encoding,)
+    """The encodings that it is defined for."""
     compiles: ClassVar[bool] = True
     """Whether torch.compile can see into it; if not, it is left out of what is compiled."""
     makers: ClassVar[Mapping[str, str]] = {}
@@ -88,6 +99,9 @@ class Loss(nn.Module, ABC):
                 f"encoding must say what the channels mean, got {encoding!r}: "
                 "Multiclass() for a softmax, Multilabel() for sigmoids"
             )
+        if not isinstance(encoding, self.takes):
+            known = " or ".join(kind.__name__ for kind in self.takes)
+            raise TypeError(f"{type(self).__name__} takes the encoding {known}, got {encoding!r}")
         self.encoding = encoding
         self.group: Group = one_of("group", group, GROUPS)
         self.class_weight = None if class_weight is None else numbers("class_weight", class_weight)
@@ -136,6 +150,10 @@ class Loss(nn.Module, ABC):
                 each voxel counts, ``(b, *space)`` or ``(b, 1, *space)``.
         """
         return one_pass([self], input, target, maps)[0]
+
+    def skipped(self, nodes: int) -> int:
+        """How many of so many nodes come before the first scored one."""
+        return self.encoding.first
 
     def full_class_weight(self, channels: int) -> tuple[float, ...] | None:
         """The weight of every node, the unscored first one's being 0."""
@@ -237,6 +255,8 @@ class ScoreLoss(RegionLoss):
 class VoxelLoss(Loss):
     """The weighted mean over each group of a function φ of the voxels' cross entropies.
 
+    With memberships, the mean over the labels that may be drawn from them, too.
+
     Args:
         encoding: What the channels mean. Leaving out the background leaves out the voxels
             labelled so.
@@ -245,6 +265,16 @@ class VoxelLoss(Loss):
             `segloss.Multilabel`: of the entries) that belong to it.
         reduction: ``"mean"`` or ``"sum"`` over the groups, or ``"none"`` for ``(g,)``.
     """
+
+    def __init__(
+        self,
+        encoding: Encoding = Multiclass(),
+        *,
+        group: Group = "batch",
+        class_weight: Sequence[float] | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
 
     @property
     @abstractmethod
@@ -298,7 +328,8 @@ def _one_pass(
         regions, voxels = engine.one_pass(replace(encoded, maps=summed), request)
         for i in members:
             own_sums = losses[i].own_sums(encoded, input.shape[2:])
-            value = _value(losses[i], requests[i], request, regions, voxels, own_sums)
+            first = losses[i].skipped(encoded.nodes)
+            value = _value(losses[i], first, requests[i], request, regions, voxels, own_sums)
             values[i] = value.to(encoded.classes.dtype)
     return values
 
@@ -313,6 +344,7 @@ def _plain(x: Tensor) -> Tensor:
 
 def _value(
     loss: Loss,
+    first: int,
     own: Request,
     joint: Request,
     regions: engine.Sums,
@@ -320,7 +352,6 @@ def _value(
     own_sums: Sums,
 ) -> Tensor:
     """Pick a loss's sums out of those of a joint pass, add its own, pool them, and reduce."""
-    first = loss.encoding.first
     named = {
         name: regions[name][:, first * engine.numbers_of_a_node(name) :] for name in own.regions
     }
@@ -381,7 +412,7 @@ def _check_coverage(
     """Raise if a map has no channel for the background, but the loss scores it."""
     for name, x in maps.items():
         channels = encoded.maps[name].shape[1] if encoded.maps[name].ndim == 3 else None
-        if channels is not None and channels < encoded.nodes - loss.encoding.first:
+        if channels is not None and channels < encoded.nodes - loss.skipped(encoded.nodes):
             raise ValueError(
                 f"{name} map has shape {tuple(x.shape)}, expected {tuple(input.shape)}, because "
                 f"{type(loss).__name__} scores the background: make the map with background=True, "

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass, Multilabel
 from segloss.engine.voxel import Phi, Relative
-from segloss.losses.robust import RobustLoss, VoxelOptions
+from segloss.losses.base import VoxelLoss, VoxelOptions
 
 __all__ = ["LDRKLLoss", "NormalizedCrossEntropyLoss"]
 
@@ -71,20 +71,8 @@ class Robust(Relative):
         return fixed * (1 - certainty / self.adaptation)
 
 
-class _RelativeLoss(RobustLoss):
-    """Takes the encodings that list the outcomes of a voxel."""
-
-    def __init__(self, encoding: Encoding = Multiclass(), **options: Unpack[VoxelOptions]) -> None:
-        super().__init__(encoding, **options)
-        if not isinstance(encoding, (Multiclass, Multilabel)):
-            raise TypeError(
-                f"{type(self).__name__} compares the label with all others, and takes the encoding "
-                f"Multiclass or Multilabel, got {encoding!r}"
-            )
-
-
 @final
-class NormalizedCrossEntropyLoss(_RelativeLoss):
+class NormalizedCrossEntropyLoss(VoxelLoss):
     """The mean of -log p of the true class over the sum of -log p of all: from 0, below 1.
 
     With `segloss.Multilabel`, all are yes and no. Robust, but slow alone, the more classes the
@@ -105,8 +93,7 @@ class NormalizedCrossEntropyLoss(_RelativeLoss):
         tensor(0.2500)
     """
 
-    def __init__(self, encoding: Encoding = Multiclass(), **options: Unpack[VoxelOptions]) -> None:
-        super().__init__(encoding, **options)
+    takes = (Multiclass, Multilabel)
 
     @property
     def phi(self) -> Phi:
@@ -114,7 +101,7 @@ class NormalizedCrossEntropyLoss(_RelativeLoss):
 
 
 @final
-class LDRKLLoss(_RelativeLoss):
+class LDRKLLoss(VoxelLoss):
     r"""The label-distributionally robust loss: the worst mixture of the classes' margins, from 0.
 
     .. math::
@@ -152,6 +139,8 @@ class LDRKLLoss(_RelativeLoss):
         >>> LDRKLLoss(temperature=2.0, margin=0.0)(logits, labels)
         tensor(1.3863)
     """
+
+    takes = (Multiclass, Multilabel)
 
     def __init__(
         self,

@@ -7,9 +7,8 @@ learned, and training starts slowly. Warm up with cross entropy, or add an overl
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -17,50 +16,18 @@ from typing_extensions import Unpack
 
 from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass
-from segloss.engine.groups import Group
 from segloss.engine.voxel import Phi
-from segloss.losses.base import Reduction, VoxelLoss
+from segloss.losses.base import VoxelLoss, VoxelOptions
 
 __all__ = [
     "CompSumLoss",
     "GeneralizedCrossEntropyLoss",
     "ReverseCrossEntropyLoss",
-    "RobustLoss",
     "SymmetricCrossEntropyLoss",
-    "VoxelOptions",
 ]
 
 # Where e^x is continued by its tangent: the slope is still finite in single precision.
 _STEEPEST = 60.0
-
-
-class VoxelOptions(TypedDict, total=False):
-    """The options of every loss of single voxels, with `RobustLoss`'s meaning and defaults."""
-
-    group: Group
-    class_weight: Sequence[float] | None
-    reduction: Reduction
-
-
-class RobustLoss(VoxelLoss):
-    """A mean over the voxels. With memberships, over the labels that may be drawn from them.
-
-    Args:
-        encoding: What the channels mean.
-        group: See `segloss.VoxelLoss`.
-        class_weight: See `segloss.VoxelLoss`.
-        reduction: See `segloss.VoxelLoss`.
-    """
-
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(),
-        *,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
 
 
 @dataclass(frozen=True)
@@ -110,7 +77,7 @@ class Symmetric:
 
 
 @final
-class GeneralizedCrossEntropyLoss(RobustLoss):
+class GeneralizedCrossEntropyLoss(VoxelLoss):
     """The mean of (1 - p^q) / q, with p the probability of the true class: from 0 to 1/q.
 
     Between cross entropy (q = 0, in the limit) and mean absolute error (q = 1). A voxel pulls by p^q
@@ -162,7 +129,7 @@ class GeneralizedCrossEntropyLoss(RobustLoss):
 
 
 @final
-class CompSumLoss(RobustLoss):
+class CompSumLoss(VoxelLoss):
     r"""The mean of a comp-sum loss, one parameter from the exponential to the absolute error.
 
     .. math:: \frac{p^{\tau - 1} - 1}{1 - \tau}
@@ -205,7 +172,7 @@ class CompSumLoss(RobustLoss):
 
 
 @final
-class ReverseCrossEntropyLoss(RobustLoss):
+class ReverseCrossEntropyLoss(VoxelLoss):
     """The mean of -A (1 - p), with p the probability of the true class: from 0 to -A.
 
     Cross entropy with prediction and target changing places, A < 0 standing for the log of the
@@ -242,7 +209,7 @@ class ReverseCrossEntropyLoss(RobustLoss):
 
 
 @final
-class SymmetricCrossEntropyLoss(RobustLoss):
+class SymmetricCrossEntropyLoss(VoxelLoss):
     """α times cross entropy, to learn, plus β times reverse cross entropy, to be robust: from 0.
 
     Args:

@@ -1,13 +1,13 @@
 """Losses of single voxels, averaged: cross entropy, focal loss."""
 
-from collections.abc import Sequence
 from typing import final
+
+from typing_extensions import Unpack
 
 from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass
-from segloss.engine.groups import Group
 from segloss.engine.voxel import CrossEntropy, Focal
-from segloss.losses.base import Reduction, VoxelLoss
+from segloss.losses.base import VoxelLoss, VoxelOptions
 
 __all__ = ["CrossEntropyLoss", "FocalLoss"]
 
@@ -19,11 +19,7 @@ class CrossEntropyLoss(VoxelLoss):
     With `segloss.Multilabel` it is the binary cross entropy of every entry. As in PyTorch the mean
     is weighted by ``weight=``, by class, and leaves ignored voxels out.
 
-    Args:
-        encoding: What the channels mean.
-        group: See `segloss.VoxelLoss`.
-        class_weight: See `segloss.VoxelLoss`.
-        reduction: See `segloss.VoxelLoss`.
+    Takes the options of `segloss.VoxelLoss`.
 
     Example:
         >>> import torch
@@ -31,16 +27,6 @@ class CrossEntropyLoss(VoxelLoss):
         >>> CrossEntropyLoss()(logits, labels)
         tensor(0.6931)
     """
-
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(),
-        *,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
 
     @property
     def phi(self) -> CrossEntropy:
@@ -58,9 +44,7 @@ class FocalLoss(VoxelLoss):
     Args:
         encoding: What the channels mean.
         gamma: γ; 0 is cross entropy.
-        group: See `segloss.VoxelLoss`.
-        class_weight: See `segloss.VoxelLoss`; the paper's α.
-        reduction: See `segloss.VoxelLoss`.
+        **options: Those of `segloss.VoxelLoss`; ``class_weight`` is the paper's α.
 
     References:
         Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 4 and 5.
@@ -77,11 +61,9 @@ class FocalLoss(VoxelLoss):
         encoding: Encoding = Multiclass(),
         *,
         gamma: float = 2.0,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[VoxelOptions],
     ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+        super().__init__(encoding, **options)
         self.gamma = not_negative("gamma", gamma)
 
     @property
