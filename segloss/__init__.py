@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segloss.catalogue import list_losses
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
+    from segloss.config import build
     from segloss.encoding import Multiclass, Multilabel
     from segloss.hierarchy.activations import (
         ConditionalSigmoid,
@@ -95,6 +96,7 @@ __version__ = "0.1.0"
 _HOME = {
     "segloss.catalogue": ("list_losses",),
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
+    "segloss.config": ("build",),
     "segloss.encoding": ("Multiclass", "Multilabel"),
     "segloss.hierarchy.activations": (
         "ConditionalSigmoid",
@@ -246,6 +248,7 @@ __all__ = [
     "VoxelLoss",
     "active_passive",
     "boundary",
+    "build",
     "centerline_dice",
     "dice",
     "dice_plus_plus",

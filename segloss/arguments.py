@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, SupportsFloat
 
-__all__ = ["fraction", "not_negative", "numbers", "one_of"]
+__all__ = ["fraction", "known", "not_negative", "numbers", "one_of"]
 
 
 def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
@@ -14,9 +15,18 @@ def one_of(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     return value
 
 
-def not_negative(name: str, value: float) -> float:
+def known(name: str, value: Any, names: tuple[str, ...]) -> str:
+    """The value, if it is one of the names; if not, the error suggests the nearest."""
+    if value not in names:
+        near = get_close_matches(str(value).lower(), names, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"it is none of {', '.join(names)}"
+        raise ValueError(f"{name} {value!r} is not known: {remedy}")
+    return str(value)
+
+
+def not_negative(name: str, value: Any) -> float:
     """The value, if it is a finite number of at least 0."""
-    if not 0 <= value < math.inf:
+    if not isinstance(value, SupportsFloat) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
 

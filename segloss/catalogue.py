@@ -83,7 +83,7 @@ class Entry:
     @property
     def one_pass(self) -> bool:
         """Whether the joint pass over the voxels is all it takes."""
-        return self.loss.own_sums is Loss.own_sums  # type: ignore[no-any-return]
+        return self.loss.own_sums is Loss.own_sums
 
     @property
     def negative(self) -> bool:
