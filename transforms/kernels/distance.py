@@ -22,7 +22,7 @@ envelope of parabolas of Felzenszwalb and Huttenlocher, "Distance transforms of 
 
 import numpy as np
 
-from segloss.transforms.kernels.compile import compiled
+from segloss.compiled import compiled
 
 __all__ = ["squared_distance"]
 

@@ -14,7 +14,7 @@ label of each voxel, another is made for each run of voxels that found the same,
 
 import numpy as np
 
-from segloss.transforms.kernels.compile import compiled
+from segloss.compiled import compiled
 
 __all__ = ["nearest_two", "spread_labels"]
 

@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from segloss.transforms.kernels.compile import compiled
+from segloss.compiled import compiled
 
 __all__ = ["thin"]
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-import segloss.transforms.kernels.compile as compile_
+import segloss.compiled as compile_
 from segloss.transforms.functional import signed_distance, skeleton, tubed_skeleton
 
 CUBE = np.random.default_rng(0).random((12, 13, 14)) < 0.7

@@ -1,4 +1,4 @@
-"""How the loops over voxels become machine code."""
+"""How loops over voxels become machine code."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from numba import njit
 __all__ = ["compiled"]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any] | None = None, *, sums_in_any_order: bool = False) -> Any:
     """Compile a kernel at its first call, for every later process too where the disk allows it.
 
     A kernel runs on one core and holds no lock: threads share the work, and a forked worker
@@ -18,12 +18,18 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         function: Loops over NumPy arrays, in the subset of Python that numba compiles.
+        sums_in_any_order: Several numbers may be added, and multiplied and added, at a time.
 
     Returns:
         The compiled function; its ``py_func`` is what was written.
     """
+    if function is None:
+        return lambda loops: compiled(loops, sums_in_any_order=sums_in_any_order)
     loops = inspect.unwrap(function)
+    options: dict[str, Any] = {"nogil": True}
+    if sums_in_any_order:  # the rest of fast mathematics would do away with infinities and NaN
+        options["fastmath"] = {"contract", "nsz", "reassoc"}
     try:
-        return njit(cache=True, nogil=True)(loops)
+        return njit(cache=True, **options)(loops)
     except RuntimeError:  # numba found no folder it may write to: each process compiles anew
-        return njit(nogil=True)(loops)
+        return njit(**options)(loops)
