@@ -3,16 +3,15 @@
     fused: true            # nnU-Net's Dice and cross entropy in one pass with the terms
     base_weight: 1         # of nnU-Net's own loss
     terms:
-      skeleton_recall: {loss: SkeletonRecallLoss, weight: 1}
-      boundary:
-        loss: BoundaryLoss
-        weight: {schedule: Linear, start: 0, end: 1, steps: 500}
+      skeleton_recall: 1
+      boundary: {weight: {linear: [0, 1, 500]}}
+      lesions: {loss: tversky, weight: 0.5, alpha: 0.3, background: false}
     maps:
       skeleton: {radius: 2, per_class: true}
       distance: {clip: 20, normalize: true}
 
-Only ``terms`` is needed, or ``fused``. Terms have names of your choice, for the log; their other
-keys are the options of the loss, and ``background: true`` scores the background, too.
+Only ``terms`` is needed, or ``fused``. Terms are as `segloss.build` takes them, but what the channels
+mean follows from the dataset: ``background``, true or false, says whether the background counts.
 """
 
 import inspect
@@ -24,22 +23,20 @@ from typing import Any
 
 import yaml
 
-import segloss
-from segloss.arguments import not_negative
+from segloss.catalogue import CATALOGUE
 from segloss.compose import Weight
+from segloss.config import made, read_term, read_weight
 from segloss.encoding import Multiclass
 from segloss.engine.groups import Group
 from segloss.losses.base import Loss, VoxelLoss
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.maps import DistanceMap, SkeletonMap, TargetMap
-from segloss.schedules import Constant, Cosine, Linear, Step
 
 __all__ = ["CONFIG", "Recipe", "Term", "config_path", "read_recipe"]
 
 CONFIG = "SEGLOSS_NNUNET_CONFIG"
 """The environment variable that names the file."""
 
-_SCHEDULES = {schedule.__name__: schedule for schedule in (Constant, Cosine, Linear, Step)}
 _MAPS: dict[str, Callable[..., TargetMap]] = {"skeleton": SkeletonMap, "distance": DistanceMap}
 
 
@@ -100,9 +97,9 @@ def read_recipe(path: Path) -> Recipe:
         maps = _known("maps", found.get("maps", {}), set(_MAPS))
         return Recipe(
             {str(name): _term(name, entry) for name, entry in terms.items()},
-            {name: _made(f"maps: {name}", _MAPS[name], options) for name, options in maps.items()},
+            {name: _map(name, options) for name, options in maps.items()},
             fused,
-            _weight("base_weight", found.get("base_weight", 1.0)),
+            read_weight("base_weight", found.get("base_weight", 1.0)),
         )
     except (OSError, UnicodeError, yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
@@ -114,56 +111,34 @@ def losses() -> dict[str, type[Loss]]:
     They take nnU-Net's labels and the maps that its workers can make, and learn nothing themselves:
     nnU-Net's optimizer knows the network alone.
     """
-    public = [getattr(segloss, name) for name in segloss.__all__]
-    kinds: list[Any] = [
-        each
-        for each in public
-        if inspect.isclass(each)
-        and issubclass(each, Loss)
-        and not inspect.isabstract(each)
-        and isinstance(inspect.signature(each).parameters["encoding"].default, Multiclass)
-    ]
-    made: list[Loss] = [kind() for kind in kinds]
     return {
-        type(loss).__name__: type(loss)
-        for loss in made
-        if loss.request.maps | loss.reads <= _MAPS.keys() and not list(loss.parameters())
+        name: entry.loss
+        for name, entry in CATALOGUE.items()
+        if isinstance(entry.encoding, Multiclass)
+        and _MAPS.keys() >= set(entry.maps)
+        and not list(entry.loss().parameters())
     }
 
 
 def _term(name: str, given: Any) -> Term:
-    options, known = dict(_typed(name, given, dict)), losses()
-    loss = options.pop("loss", None)
-    if loss not in known:
-        raise ValueError(f"{name}: loss {loss!r} is none of {', '.join(known)}")
-    weight = _weight(f"{name}: weight", options.pop("weight", 1.0))
+    options = dict(given) if isinstance(given, Mapping) else {"weight": given}
     background = options.pop("background", None)
     if background is not None:
         _typed(f"{name}: background", background, bool)
     for taken in sorted({"encoding", "reduction"} & options.keys()):
         raise ValueError(f"{name}: {taken} follows from the dataset, leave it out")
-    term = Term(known[loss], weight, background, options)
-    _made(name, lambda **_: term.build(Labels(1), "sample"), {})  # complains about its options
+    found, offered = read_term(name, options), losses()
+    if found.entry.name not in offered:
+        raise ValueError(f"{name}: loss {found.entry.name!r} is none of {', '.join(offered)}")
+    term = Term(found.entry.loss, found.weight, background, found.options)
+    made(name, term.build, Labels(1), "sample")  # complains about its options
     return term
 
 
-def _weight(name: str, given: Any) -> Weight:
-    if not isinstance(given, Mapping):
-        return not_negative(name, given)
-    arguments = dict(given)
-    schedule = arguments.pop("schedule", None)
-    if schedule not in _SCHEDULES:
-        raise ValueError(f"{name}: schedule {schedule!r} is none of {', '.join(_SCHEDULES)}")
-    made: Weight = _made(name, _SCHEDULES[schedule], arguments)
-    return made
-
-
-def _made(name: str, kind: Callable[..., Any], arguments: Any) -> Any:
-    options = _typed(name, arguments, dict)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
+def _map(name: str, options: Any) -> TargetMap:
+    label = f"maps: {name}"
+    made_map: TargetMap = made(label, _MAPS[name], **_typed(label, options, dict))
+    return made_map
 
 
 def _known(name: str, given: Any, keys: set[str]) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from segloss.nnunet.maps import DistanceMap, SkeletonMap
 
 WHOLE = """
 fused: true
-base_weight: {schedule: Cosine, start: 1, end: 0.5, steps: 100}
+base_weight: {cosine: {start: 1, end: 0.5, steps: 100}}
 terms:
-  skeleton_recall: {loss: SkeletonRecallLoss, weight: 0.5, smooth_nr: 1, smooth_dr: 1}
+  skeleton_recall: {weight: 0.5, smooth_nr: 1, smooth_dr: 1}
   boundary:
-    loss: BoundaryLoss
-    weight: {schedule: Linear, start: 0, end: 1, steps: 500}
+    weight: {linear: [0, 1, 500]}
     background: false
-  focal: {loss: FocalLoss, gamma: 1.5}
+  hard: {loss: focal, gamma: 1.5}
+  dice: 2
 maps:
   skeleton: {radius: 3, per_class: true}
   distance: {unit: voxel, clip: 20, normalize: true}
@@ -40,25 +40,26 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         "distance": DistanceMap("voxel", 20, True),
     }
     terms = recipe.terms
-    assert list(terms) == ["skeleton_recall", "boundary", "focal"]
+    assert list(terms) == ["skeleton_recall", "boundary", "hard", "dice"]
     assert terms["boundary"].weight == Linear(0, 1, 500)
-    assert terms["focal"].weight == 1.0
+    assert terms["hard"].weight == 1.0
+    assert terms["dice"].weight == 2.0
 
     labels = Labels(2, ignore=3)
     recall = terms["skeleton_recall"].build(labels, "batch")
     assert isinstance(recall, SkeletonRecallLoss)
     assert recall.smooth_nr == 1 and recall.group == "batch"
     assert recall.encoding == Multiclass(background=False, ignore=3)
-    assert terms["focal"].build(labels, "sample").group == "batch"  # as nnU-Net's cross entropy
-    assert terms["focal"].build(labels, "sample").encoding == Multiclass(ignore=3)
+    assert terms["hard"].build(labels, "sample").group == "batch"  # as nnU-Net's cross entropy
+    assert terms["hard"].build(labels, "sample").encoding == Multiclass(ignore=3)
     boundary = terms["boundary"].build(Labels(2, regions=True, ignore=3), "sample")
     assert isinstance(boundary, BoundaryLoss) and boundary.encoding == Multilabel()
 
 
 def test_every_loss_can_be_a_term(tmp_path: Path) -> None:
-    assert {"DiceLoss", "TverskyLoss", "CrossEntropyLoss", "BoundaryLoss"} <= losses().keys()
-    assert not {"BlobLoss", "TLoss"} & losses().keys()  # no such map, nothing that trains it
-    text = "terms:\n" + "".join(f"  {name}: {{loss: {name}}}\n" for name in losses())
+    assert {"dice", "tversky", "cross_entropy", "boundary"} <= losses().keys()
+    assert not {"blob", "t"} & losses().keys()  # no such map, nothing that trains it
+    text = "terms:\n" + "".join(f"  {name}: 1\n" for name in losses())
     terms = recipe_of(text, tmp_path).terms
     for labels in (Labels(2), Labels(2, regions=True)):
         assert all(term.build(labels, "sample") for term in terms.values())
@@ -71,16 +72,17 @@ def test_every_loss_can_be_a_term(tmp_path: Path) -> None:
         ("{fused: false}", "there are no terms, and fused is not true"),
         ("term: {}", "the file has a key 'term', expected base_weight, fused, maps, terms"),
         ("terms: [a]", "terms is ['a'], expected a dict"),
-        ("terms: {a: 1}", "a is 1, expected a dict"),
-        ("terms: {a: {loss: Dice}}", "a: loss 'Dice' is none of BoundaryLoss, "),
-        ("terms: {a: {loss: DiceLoss, smoth: 1}}", "unexpected keyword argument 'smoth'"),
-        ("terms: {a: {loss: DiceLoss, smooth_nr: -1}}", "smooth_nr must be a number"),
-        ("terms: {a: {loss: DiceLoss, encoding: x}}", "encoding follows from the dataset"),
-        ("terms: {a: {loss: DiceLoss, background: 1}}", "a: background is 1, expected a bool"),
-        ("terms: {a: {loss: DiceLoss, weight: -1}}", "a: weight must be a number of at least 0"),
-        ("terms: {a: {loss: DiceLoss, weight: x}}", "a: weight"),
-        ("terms: {a: {loss: DiceLoss, weight: {schedule: Up}}}", "'Up' is none of Constant, "),
-        ("terms: {a: {loss: DiceLoss, weight: {schedule: Linear}}}", "a: weight: "),
+        ("terms: {a: 1}", "a: loss 'a' is not known"),
+        ("terms: {a: {loss: Dice}}", "a: loss 'Dice' is not known: did you mean 'dice'?"),
+        ("terms: {blob: 1}", "blob: loss 'blob' is none of dice, "),
+        ("terms: {dice: {smoth: 1}}", "dice: option 'smoth' is not known"),
+        ("terms: {a: {loss: dice, smooth_nr: -1}}", "smooth_nr must be a number"),
+        ("terms: {a: {loss: dice, encoding: x}}", "encoding follows from the dataset"),
+        ("terms: {a: {loss: dice, background: 1}}", "a: background is 1, expected a bool"),
+        ("terms: {a: {loss: dice, weight: -1}}", "a: weight must be a number of at least 0"),
+        ("terms: {a: {loss: dice, weight: x}}", "a: weight"),
+        ("terms: {a: {loss: dice, weight: {up: 1}}}", "schedule 'up' is not known"),
+        ("terms: {a: {loss: dice, weight: {linear: [0, 1]}}}", "a: weight: "),
         ("fused: 1", "fused is 1, expected a bool"),
         ("{fused: true, maps: {bone: {}}}", "maps has a key 'bone', expected distance, skeleton"),
         ("{fused: true, maps: {skeleton: {width: 2}}}", "maps: skeleton: "),

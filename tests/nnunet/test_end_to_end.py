@@ -40,7 +40,7 @@ class nnUNetTrainerShortSegLoss(Short, nnUNetTrainerSegLoss): pass
 CONFIG = """
 fused: true
 terms:
-  recall: {loss: SkeletonRecallLoss, weight: {schedule: Linear, start: 0.5, end: 1, steps: 1}}
+  recall: {loss: skeleton_recall, weight: {linear: [0.5, 1, 1]}}
 """
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nnunet"
 Run = Callable[..., str]

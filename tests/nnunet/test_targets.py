@@ -92,8 +92,8 @@ def test_a_trainer_with_its_losses_from_a_file(
         initialised(nnUNetTrainerSegLoss, mode)
     path = folders / "losses.yaml"
     path.write_text(
-        "fused: true\nbase_weight: 0.5\nterms:\n  tversky: {loss: TverskyLoss, weight: 2}\n"
-        "  far: {loss: BoundaryLoss}\nmaps: {distance: {clip: 3}}\n"
+        "fused: true\nbase_weight: 0.5\nterms:\n  tversky: {weight: 2}\n"
+        "  far: {loss: boundary}\nmaps: {distance: {clip: 3}}\n"
     )
     monkeypatch.setenv("SEGLOSS_NNUNET_CONFIG", str(path))
     trainer = initialised(nnUNetTrainerSegLoss, mode)
