@@ -16,6 +16,7 @@ from segloss.arguments import not_negative, numbers, one_of
 from segloss.encoding import Encoded, Encoding, Multiclass, maker
 from segloss.engine import sums as engine
 from segloss.engine.groups import GROUPS, Group, pool
+from segloss.engine.logit_cost import CostSum, LogitCost
 from segloss.engine.sums import Request
 from segloss.engine.voxel import Phi, VoxelSum
 from segloss.shapes import Logits, Map, PerGroup, Reduced, Scores, Target
@@ -115,7 +116,7 @@ class Loss(nn.Module, ABC):
     @property
     @abstractmethod
     def request(self) -> Request:
-        """The sums that the loss reads; `one_pass` adds the class weights to voxel sums."""
+        """The sums that the loss reads; `completed` adds what the number of channels decides."""
 
     @property
     def reads(self) -> frozenset[str]:
@@ -166,6 +167,12 @@ class Loss(nn.Module, ABC):
                 f"one for each scored class of an input with {channels} channels"
             )
         return (0.0,) * first + self.class_weight
+
+    def completed(self, channels: int) -> Request:
+        """The request, with the class weights for so many channels."""
+        weight, request = self.full_class_weight(channels), self.request
+        terms = tuple(replace(term, class_weight=weight) for term in request.voxels)
+        return Request(request.regions, terms)
 
     def __add__(self, other: "Loss | CompoundLoss") -> "CompoundLoss":
         from segloss.compose import CompoundLoss
@@ -278,12 +285,13 @@ class VoxelLoss(Loss):
 
     @property
     @abstractmethod
-    def phi(self) -> Phi:
-        """The function."""
+    def phi(self) -> Phi | LogitCost:
+        """The function; or a cost that all logits of a voxel enter."""
 
     @property
     def request(self) -> Request:
-        return Request(voxels=(VoxelSum(self.phi),))
+        phi = self.phi
+        return Request(voxels=(CostSum(phi) if isinstance(phi, LogitCost) else VoxelSum(phi),))
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         ((total, norm),) = voxels
@@ -306,7 +314,8 @@ def _one_pass(
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
     input, target = _plain(input), _plain(target)
     maps = {name: _plain(x) for name, x in maps.items()}
-    requests = [_completed(loss, input) for loss in losses]
+    channels = input.shape[1] if input.ndim > 1 else 0
+    requests = [loss.completed(channels) for loss in losses]
     read_by_encodings = [loss.encoding.reads for loss in losses]
     scored = [request.maps | loss.reads for request, loss in zip(requests, losses, strict=True)]
     needed = frozenset().union(*scored, *read_by_encodings)
@@ -365,14 +374,6 @@ def _value(
     columns = [names.index(term.name) for term in own.voxels]
     summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
     return loss.reduce(dict(zip(named, pooled, strict=True)), list(summed))
-
-
-def _completed(loss: Loss, input: Tensor) -> Request:
-    """A loss's request, with its class weights for the channels at hand."""
-    weight = loss.full_class_weight(input.shape[1] if input.ndim > 1 else 0)
-    request = loss.request
-    terms = tuple(replace(term, class_weight=weight) for term in request.voxels)
-    return Request(request.regions, terms)
 
 
 def _check_maps(

@@ -173,25 +173,40 @@ class CenterlineDiceLoss(ScoreLoss):
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
         first = self.encoding.first
-        if encoded.logits.device.type == "cpu":
-            self._warn_of_wide_tubes(encoded, space)
-        measure = SoftSkeletonSums(self.iterations, space, first, encoded.nodes)
-        skeleton, overlap = measured(encoded, measure).unbind(1)
-        return {"pred_skeleton": skeleton, "pred_skeleton*true": overlap}
+        warn_of_wide_tubes(encoded, space, self.iterations, first)
+        return soft_skeleton_sums(encoded, space, self.iterations, first)
 
     def score(self, sums: Sums) -> Scores:
         return centerline_dice(sums, self.smooth_nr, self.smooth_dr)
 
-    def _warn_of_wide_tubes(self, encoded: Encoded, space: tuple[int, ...]) -> None:
-        for sample in range(len(encoded.logits)):
-            block = Block(encoded, (slice(sample, sample + 1), slice(None)))
-            true = block.weighted(block.true)[0]
-            for node in range(self.encoding.first, encoded.nodes):
-                if outlasts(true[node].view(space) > 0, self.iterations + 1):
-                    warnings.warn(
-                        f"class {node} of the target is wider than iterations={self.iterations} "
-                        "erosions reach: there the prediction gets no centreline, and its precision "
-                        "no gradient; raise iterations to the largest radius, in voxels",
-                        stacklevel=2,
-                    )
-                    return
+
+def soft_skeleton_sums(
+    encoded: Encoded, space: tuple[int, ...], iterations: int, first: int
+) -> Sums:
+    """The sums over the soft skeleton of the prediction, of the nodes from the first scored one on."""
+    measure = SoftSkeletonSums(iterations, space, first, encoded.nodes)
+    skeleton, overlap = measured(encoded, measure).unbind(1)
+    return {"pred_skeleton": skeleton, "pred_skeleton*true": overlap}
+
+
+def warn_of_wide_tubes(
+    encoded: Encoded, space: tuple[int, ...], iterations: int, first: int
+) -> None:
+    """Warn of a class of the target, from the first one on, that has no soft skeleton.
+
+    Only on the CPU: on a GPU one would have to wait for the answer.
+    """
+    if encoded.logits.device.type != "cpu":
+        return
+    for sample in range(len(encoded.logits)):
+        block = Block(encoded, (slice(sample, sample + 1), slice(None)))
+        true = block.weighted(block.true)[0]
+        for node in range(first, encoded.nodes):
+            if outlasts(true[node].view(space) > 0, iterations + 1):
+                warnings.warn(
+                    f"class {node} of the target is wider than iterations={iterations} erosions "
+                    "reach: there the prediction gets no centreline, and its precision no gradient; "
+                    "raise iterations to the largest radius, in voxels",
+                    stacklevel=2,
+                )
+                return

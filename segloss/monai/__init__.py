@@ -5,13 +5,17 @@ takes less memory, and lacks the defects; the few deliberate differences are lis
 documentation. With no past to keep, use `segloss`'s own losses, whose options exclude misuse.
 """
 
+from segloss.monai.centerline import SoftclDiceLoss, SoftDiceclDiceLoss
+from segloss.monai.contingency import MCCLoss
 from segloss.monai.cross_entropy import DiceCELoss
 from segloss.monai.focal import DiceFocalLoss, FocalLoss, GeneralizedDiceFocalLoss
 from segloss.monai.overlap import DiceLoss, GeneralizedDiceLoss, MaskedDiceLoss, TverskyLoss
 from segloss.monai.supervision import DeepSupervisionLoss
+from segloss.monai.surface import BoundaryLoss, HausdorffDTLoss, LogHausdorffDTLoss
 from segloss.monai.wasserstein import GeneralizedWassersteinDiceLoss
 
 __all__ = [
+    "BoundaryLoss",
     "DeepSupervisionLoss",
     "DiceCELoss",
     "DiceFocalLoss",
@@ -20,6 +24,11 @@ __all__ = [
     "GeneralizedDiceFocalLoss",
     "GeneralizedDiceLoss",
     "GeneralizedWassersteinDiceLoss",
+    "HausdorffDTLoss",
+    "LogHausdorffDTLoss",
+    "MCCLoss",
     "MaskedDiceLoss",
+    "SoftDiceclDiceLoss",
+    "SoftclDiceLoss",
     "TverskyLoss",
 ]

@@ -9,7 +9,15 @@ from torch import Tensor
 from typing_extensions import assert_never
 
 from segloss.activation import Activation, NodeActivation, Sigmoid, Softmax
-from segloss.encoding import Encoded, Encoding, checked_logits, expect_shape, flat_weight, numbered
+from segloss.encoding import (
+    Encoded,
+    Encoding,
+    checked_logits,
+    expect_shape,
+    flat_map,
+    flat_weight,
+    numbered,
+)
 from segloss.shapes import Flat, Logits, Map, Nodes, PerVoxel, Target
 
 __all__ = ["Channels", "Chosen", "activation_of", "counted"]
@@ -78,7 +86,7 @@ class Channels(Encoding):
                     f"{(b, c, *space)}"
                 )
         labels = target.shape[1] < c
-        weight = flat_weight(maps, (b, *space), (b, 1, *space))
+        weight = flat_weight(maps, (b, *space), (b, 1, *space), (b, c, *space))
         by_value = self._by_value(logits, target.flatten(2))
         if not labels and self.ignore is not None:
             by_value = _product(by_value, counted(target, self.ignore).flatten(2))
@@ -88,7 +96,7 @@ class Channels(Encoding):
             activation=self._read(logits),
             ignore=self.ignore if labels else None,
             weight=_product(weight, by_value),
-            maps={},
+            maps={k: _flat(k, m, b, c, space) for k, m in maps.items() if k != "weight"},
             classes=numbered(logits),
         )
 
@@ -139,6 +147,14 @@ def counted(target: Target, ignore: int) -> Tensor:
     else:
         keep = target.sum(1, keepdim=True) > 0
     return keep.to(torch.promote_types(target.dtype, torch.float32))
+
+
+def _flat(name: str, x: Tensor, b: int, c: int, space: tuple[int, ...]) -> Tensor:
+    """As of a softmax; but a single channel has no background to be told from, so it is no label."""
+    if c > 1:
+        return flat_map(name, x, b, c, space)
+    expect_shape(f"{name} map", x, (b, 1, *space))
+    return x.flatten(2)
 
 
 def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
