@@ -18,13 +18,15 @@ Region sums go by name, each a number per sample and node:
 ``errors/n``           a histogram of |p - y|: see `segloss.engine.histogram`
 ``pred*skeleton``      Σ w p s, for the map of that name, whatever it is
 ``skeleton``           Σ w s
+``error^2*skeleton``   Σ w |p - y|² s, and other products: see `segloss.engine.map_sums`
 =====================  ==============================================================
 
 with p the probability, y the target's membership and w the voxel's weight. Those that are
 differences of others are there because subtracting loses their digits where they are small. Where
 labels name nodes of a tree there are the ``confusion`` and the ``tally`` of
 `segloss.engine.confusion` too. Sums over the voxels' cross entropies,
-`segloss.engine.voxel.VoxelSum`, are computed in the same pass.
+`segloss.engine.voxel.VoxelSum`, and of costs in their logits,
+`segloss.engine.logit_cost.CostSum`, are computed in the same pass.
 
 The forward pass reads the logits block by block and keeps nothing else; the backward pass reads
 them again and writes the gradient in closed form from the derivatives of the sums; where there is
@@ -44,8 +46,9 @@ from torch.nn.functional import pad
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine import confusion, histogram
+from segloss.engine import confusion, histogram, map_sums
 from segloss.engine.block import Block, Place, places, product
+from segloss.engine.logit_cost import CostSum
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
 
 __all__ = ["Request", "Sums", "dense_sums", "map_of", "numbers_of_a_node", "one_pass"]
@@ -59,7 +62,7 @@ class Request:
     """What a pass is to compute. Requests add up: ``a | b`` asks for both, once each."""
 
     regions: tuple[str, ...] = ()
-    voxels: tuple[VoxelSum, ...] = ()
+    voxels: tuple[VoxelSum | CostSum, ...] = ()
 
     def __or__(self, other: "Request") -> "Request":
         return Request(
@@ -80,8 +83,8 @@ def map_of(name: str) -> str | None:
         >>> map_of("pred*skeleton"), map_of("skeleton"), map_of("overlap")
         ('skeleton', 'skeleton', None)
     """
-    known = name in _SUMS or name.startswith("error^") or histogram.is_histogram(name)
-    return None if known else name.removeprefix("pred*")
+    known = name in _SUMS or histogram.is_histogram(name)
+    return None if known else map_sums.map_in(name)
 
 
 def numbers_of_a_node(name: str) -> int:
@@ -252,27 +255,12 @@ _SUMS: dict[str, Callable[[Block], Tensor]] = {
 }
 
 
-def _power(name: str) -> float:
-    gamma = float(name.removeprefix("error^"))
-    if not gamma >= 1:
-        raise ValueError(
-            f"sum {name!r}: the power must be 1 or more, or its slope is infinite at 0"
-        )
-    return gamma
-
-
 def _region_sum(block: Block, name: str) -> Tensor:
     if name in _SUMS:
         return _SUMS[name](block)
-    if name.startswith("error^"):
-        return block.weighted((block.pred - block.true).abs().pow(_power(name))).sum(2)
     if histogram.is_histogram(name):
         return histogram.histogram(block, name)
-    values = block.weighted(block.maps[name.removeprefix("pred*")])
-    if not name.startswith("pred*"):
-        return values.sum(2)
-    product: Tensor = vecdot(block.pred[:, -values.shape[1] :], values)
-    return product
+    return map_sums.total(block, name)
 
 
 def _slope_in_pred(
@@ -295,14 +283,10 @@ def _slope_in_pred(
             slope.addcmul_(block.true, scales[name], value=-1)
         elif name == "rejected":
             slope.addcmul_(1 - block.true, scales[name], value=-1)
-        elif name.startswith("error^"):
-            gamma, error = _power(name), block.pred - block.true
-            slope.addcmul_(error.abs().pow_(gamma - 1).mul_(error.sign()), gamma * scales[name])
         elif histogram.is_histogram(name):
             slope.add_(histogram.slope(block, name, scales[name]))
-        elif name.startswith("pred*"):
-            values = block.maps[name.removeprefix("pred*")]
-            slope[:, -values.shape[1] :].addcmul_(values, scales[name])
+        elif name not in _SUMS:
+            map_sums.add_slope(block, name, scales[name], slope)
     return slope if block.weight is None else slope.mul_(block.weight)
 
 
@@ -332,18 +316,30 @@ def _gradient(
     slope = _slope_in_channels(block, request.regions, scales, out)
     if request.maps:
         del block.maps  # before the probabilities need the room
+    by_phi = [i for i, term in enumerate(request.voxels) if isinstance(term, VoxelSum)]
+    terms = tuple(term for term in request.voxels if isinstance(term, VoxelSum))
+    _regions_and_phis(block, slope, terms, voxels[by_phi], out)
+    for term, scale in zip(request.voxels, voxels, strict=True):
+        if isinstance(term, CostSum):
+            out.addcmul_(term.slope(block), scale)
+
+
+def _regions_and_phis(
+    block: Block, slope: Tensor, terms: tuple[VoxelSum, ...], voxels: Tensor, out: Tensor
+) -> None:
+    """Derivative by the logits, from those by the probabilities and by the voxel sums."""
     if not isinstance(block.activation, Softmax):
         pred = block.pred
         flow = slope.mul_(pred)
         flow.addcmul_(flow, pred, value=-1)
-        if request.voxels:
-            flow.add_(binary_pull(block, request.voxels, voxels))
+        if terms:
+            flow.add_(binary_pull(block, terms, voxels))
         return
     pred = block.softmax[0]
     flow = torch.mul(slope, pred, out=out)
     back = flow.sum(1, keepdim=True).neg_()
-    if request.voxels:
-        pull = class_pull(block, request.voxels, voxels)
+    if terms:
+        pull = class_pull(block, terms, voxels)
         shared = pull if block.labels is not None else pull.sum(1, keepdim=True)
         flow.addcmul_(pred, back.add_(shared))
         if block.labels is None:

@@ -27,6 +27,13 @@ NAMES = (
     "pred*skeleton",
     "skeleton",
     "pred*distance",
+    "distance",
+    "distance^1.5",
+    "pred*distance^2",
+    "pred_squared*distance",
+    "error^1*distance^2",
+    "error^2*distance",
+    "error^2*skeleton",
 )
 WHOLE = [e for e in ENCODINGS if e.all_channels == e]
 

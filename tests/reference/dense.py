@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 class Dense:
     """Everything spelt out for every voxel and channel: ``(b, c, n)``, float64."""
 
+    logits: Tensor
     log_pred: Tensor  # log p
     log_rest: Tensor  # log (1 - p)
     true: Tensor
@@ -57,7 +58,7 @@ def dense(encoding: Any, input: Tensor, target: Tensor, maps: dict[str, Tensor])
     else:
         log_pred, log_rest = logsigmoid(logits), logsigmoid(-logits)
     channels = {k: _per_channel(k, m, (b, c, *space)) for k, m in maps.items() if k != "weight"}
-    return Dense(log_pred, log_rest, true, weight, channels, exclusive)
+    return Dense(logits, log_pred, log_rest, true, weight, channels, exclusive)
 
 
 def _per_channel(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -74,12 +75,17 @@ def _per_channel(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
 def region_sum(x: Dense, name: str) -> Tensor:
     """The sum of that name, ``(b, c)``."""
     p, y, w = x.pred, x.true, x.weight
+    factors = {"": torch.ones_like(p), "pred": p, "pred_squared": p**2}
     if name.startswith("error^"):
-        return (w * (p - y).abs() ** float(name.removeprefix("error^"))).sum(2)
-    if name.startswith("pred*"):
-        return (w * p * x.maps[name.removeprefix("pred*")]).sum(2)
-    if name in x.maps:
-        return (w * x.maps[name]).sum(2)
+        error, _, _ = name.partition("*")
+        factors[error] = (p - y).abs() ** float(error.removeprefix("error^"))
+        if error == name:
+            return (w * factors[error]).sum(2)
+    factor, _, values = name.rpartition("*")
+    values, _, power = values.partition("^")
+    if values in x.maps:
+        s = x.maps[values]
+        return (w * factors[factor] * (s.abs() ** float(power) if power else s)).sum(2)
     terms = {
         "count": lambda: w,
         "overlap": lambda: w * p * y,
