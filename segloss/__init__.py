@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from segloss.hierarchy.thresholds import LevelThresholds
     from segloss.hierarchy.triplet import TreeTripletLoss
     from segloss.label_tree import LabelTree
+    from segloss.losses.adjusted import (
+        LDAMLoss,
+        LogitAdjustedCrossEntropyLoss,
+        VectorScalingLoss,
+    )
+    from segloss.losses.asymmetric import AsymmetricLoss
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.centerline import (
         CenterlineDiceLoss,
@@ -61,6 +67,8 @@ if TYPE_CHECKING:
         jaccard,
         tversky,
     )
+    from segloss.losses.penalties import LogSumExpLoss, MarginSmoothingLoss
+    from segloss.losses.polynomial import Poly1CrossEntropyLoss, Poly1FocalLoss
     from segloss.losses.relative import LDRKLLoss, NormalizedCrossEntropyLoss
     from segloss.losses.reshaped_overlap import (
         ExponentialLogarithmicLoss,
@@ -87,6 +95,8 @@ if TYPE_CHECKING:
     )
     from segloss.losses.student import TLoss
     from segloss.losses.surface import BoundaryLoss, boundary
+    from segloss.losses.surrogates import SparsemaxLoss, SquentropyLoss
+    from segloss.losses.unified_focal import UnifiedFocalLoss
     from segloss.losses.voxelwise import CrossEntropyLoss, FocalLoss
     from segloss.recipes import active_passive
     from segloss.schedules import Constant, Cosine, Linear, Step, rebalanced
@@ -123,6 +133,12 @@ _HOME = {
     "segloss.hierarchy.label_space": ("LabelSpace",),
     "segloss.hierarchy.partial": ("ExclusionLoss", "NullBCELoss"),
     "segloss.label_tree": ("LabelTree",),
+    "segloss.losses.adjusted": (
+        "LDAMLoss",
+        "LogitAdjustedCrossEntropyLoss",
+        "VectorScalingLoss",
+    ),
+    "segloss.losses.asymmetric": ("AsymmetricLoss",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
     "segloss.losses.centerline": (
         "CenterlineDiceLoss",
@@ -150,6 +166,8 @@ _HOME = {
         "jaccard",
         "tversky",
     ),
+    "segloss.losses.polynomial": ("Poly1CrossEntropyLoss", "Poly1FocalLoss"),
+    "segloss.losses.penalties": ("LogSumExpLoss", "MarginSmoothingLoss"),
     "segloss.losses.relative": ("LDRKLLoss", "NormalizedCrossEntropyLoss"),
     "segloss.losses.reshaped_overlap": (
         "ExponentialLogarithmicLoss",
@@ -176,6 +194,8 @@ _HOME = {
     ),
     "segloss.losses.student": ("TLoss",),
     "segloss.losses.surface": ("BoundaryLoss", "boundary"),
+    "segloss.losses.surrogates": ("SparsemaxLoss", "SquentropyLoss"),
+    "segloss.losses.unified_focal": ("UnifiedFocalLoss",),
     "segloss.losses.voxelwise": ("CrossEntropyLoss", "FocalLoss"),
     "segloss.recipes": ("active_passive",),
     "segloss.schedules": ("Constant", "Cosine", "Linear", "Step", "rebalanced"),
@@ -183,6 +203,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "AsymmetricLoss",
     "BlobLoss",
     "BoundaryLoss",
     "CenterlineDiceLoss",
@@ -209,6 +230,7 @@ __all__ = [
     "HierarchicalDiceCELoss",
     "JaccardLoss",
     "JaccardMetricLoss",
+    "LDAMLoss",
     "LDRKLLoss",
     "LabelHeads",
     "LabelSets",
@@ -218,9 +240,12 @@ __all__ = [
     "LevelThresholds",
     "Linear",
     "LogCoshDiceLoss",
+    "LogSumExpLoss",
+    "LogitAdjustedCrossEntropyLoss",
     "Loss",
     "LovaszLoss",
     "MCCLoss",
+    "MarginSmoothingLoss",
     "MaxConstraint",
     "MaxConstraintLoss",
     "MultiLevelActivation",
@@ -231,12 +256,16 @@ __all__ = [
     "NormalizedCrossEntropyLoss",
     "NullBCELoss",
     "OrderedLevels",
+    "Poly1CrossEntropyLoss",
+    "Poly1FocalLoss",
     "RegionLoss",
     "RegionProportionLoss",
     "ReverseCrossEntropyLoss",
     "SensitivitySpecificityLoss",
     "SkeletonRecallLoss",
+    "SparsemaxLoss",
     "SquaredDiceLoss",
+    "SquentropyLoss",
     "Step",
     "SymmetricCrossEntropyLoss",
     "TLoss",
@@ -245,6 +274,8 @@ __all__ = [
     "TreeMinLoss",
     "TreeTripletLoss",
     "TverskyLoss",
+    "UnifiedFocalLoss",
+    "VectorScalingLoss",
     "VoxelLoss",
     "active_passive",
     "boundary",

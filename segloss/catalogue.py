@@ -23,6 +23,7 @@ Family = Literal[
     "contingency",
     "voxels",
     "label errors",
+    "calibration",
     "centrelines",
     "surfaces",
     "instances",
@@ -73,9 +74,16 @@ class Entry:
         return default if isinstance(default, Encoding) else None
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What it must be told: its encoding, how often each class occurs; nothing, mostly."""
+        parameters = inspect.signature(self.loss).parameters.values()
+        optional = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return tuple(p.name for p in parameters if p.default is p.empty and p.kind not in optional)
+
+    @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that it needs. The losses that read only their own encoding need none."""
-        if self.encoding is None:
+        """The maps that it needs. The losses that must be told something need none."""
+        if self.needs:
             return ()
         loss: Loss = self.loss()
         return tuple(sorted(loss.request.maps | loss.reads))
@@ -193,6 +201,13 @@ _ENTRIES = (
         "structures of very different sizes",
     ),
     Entry(
+        "UnifiedFocalLoss",
+        "overlap",
+        "½ (1 − T)^(1−γ) + ½ δ m, T the Tversky index; background ½ (1 − T), ½ (1−δ) (1−p)^γ m",
+        "Yeung et al., CMIG 2022",
+        "little foreground: easy background is let go of, in both terms",
+    ),
+    Entry(
         "DiceSemimetricLoss",
         "soft targets",
         "1 − 2 Σmin(p, y) / (Σp + Σy)",
@@ -273,6 +288,62 @@ _ENTRIES = (
         "many easy voxels and few hard ones",
     ),
     Entry(
+        "SquentropyLoss",
+        "voxels",
+        "m + mean_{k≠y} f_k², f the logits",
+        "Hui et al., ICML 2023",
+        "in place of cross entropy: calibrated, with nothing to choose",
+    ),
+    Entry(
+        "SparsemaxLoss",
+        "voxels",
+        "½(1 − |p*|²) + p*·f − f_y, p* the distribution nearest to the logits f",
+        "Martins and Astudillo, ICML 2016",
+        "in place of cross entropy: voxels that are right by a margin no longer count",
+    ),
+    Entry(
+        "Poly1CrossEntropyLoss",
+        "voxels",
+        "m + ε (1−p)",
+        "Leng et al., ICLR 2022",
+        "in place of cross entropy, with one number to tune for the data",
+    ),
+    Entry(
+        "Poly1FocalLoss",
+        "voxels",
+        "(1−p)^γ m + ε (1−p)^(γ+1)",
+        "Leng et al., ICLR 2022",
+        "in place of the focal loss, with one number more to tune",
+    ),
+    Entry(
+        "AsymmetricLoss",
+        "voxels",
+        "−y (1−p)^γ₊ log p − (1−y) u^γ₋ log(1−u), u = max(p − s, 0)",
+        "Ridnik et al., ICCV 2021",
+        "regions that overlap, of which few voxels are part, or some are not labelled",
+    ),
+    Entry(
+        "LogitAdjustedCrossEntropyLoss",
+        "voxels",
+        "m of the logits + τ log π, π how often each class occurs",
+        "Menon et al., ICLR 2021",
+        "rare classes that should be found as often as frequent ones",
+    ),
+    Entry(
+        "VectorScalingLoss",
+        "voxels",
+        "m of the logits · Δ + τ log π, Δ ∝ π^γ",
+        "Kini et al., NeurIPS 2021",
+        "rare classes, where training ends with every voxel right",
+    ),
+    Entry(
+        "LDAMLoss",
+        "voxels",
+        "m of s · logits, the label's less s · margin ∝ π^−¼",
+        "Cao et al., NeurIPS 2019",
+        "rare classes that should keep their distance from the others",
+    ),
+    Entry(
         "GeneralizedCrossEntropyLoss",
         "label errors",
         "(1 − p^q) / q",
@@ -334,6 +405,22 @@ _ENTRIES = (
         "Gonzalez-Jimenez et al., MICCAI 2023",
         "whole images labelled badly; its parameter goes to the optimiser",
         low=-math.inf,
+    ),
+    Entry(
+        "MarginSmoothingLoss",
+        "calibration",
+        "mean_k max(0, max f − f_k − M), f the logits",
+        "Liu et al., CVPR 2022",
+        "against overconfidence: smooths only where logits are far apart",
+        beside="does not look at the label: add 0.1 of it to cross entropy",
+    ),
+    Entry(
+        "LogSumExpLoss",
+        "calibration",
+        "(log Σ_k e^f_k)², f the logits",
+        "Chowdhery et al., JMLR 2023",
+        "keeps logits near 0, where half precision has digits",
+        beside="does not look at the label: add 1e-4 of it to cross entropy",
     ),
     Entry(
         "SkeletonRecallLoss",

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segloss import (
+    AsymmetricLoss,
     CenterlineDiceLoss,
     CompatibleTverskyLoss,
     CompoundLoss,
     CompSumLoss,
+    CrossEntropyLoss,
     DiceLoss,
     DicePlusPlusLoss,
     ExponentialLogarithmicLoss,
@@ -21,18 +23,25 @@ from segloss import (
     GeneralizedCrossEntropyLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    LDAMLoss,
     LDRKLLoss,
+    LogitAdjustedCrossEntropyLoss,
     Loss,
     LovaszLoss,
+    MarginSmoothingLoss,
     Multiclass,
     Multilabel,
     NoiseRobustDiceLoss,
+    Poly1CrossEntropyLoss,
+    Poly1FocalLoss,
     RegionLoss,
     ReverseCrossEntropyLoss,
     SensitivitySpecificityLoss,
     SymmetricCrossEntropyLoss,
     TLoss,
     TverskyLoss,
+    UnifiedFocalLoss,
+    VectorScalingLoss,
     VoxelLoss,
 )
 from segloss.catalogue import CATALOGUE, Family
@@ -46,7 +55,8 @@ def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
     return tuple(
         entry.loss
         for entry in CATALOGUE.values()
-        if entry.encoding is not None
+        if not entry.needs
+        and all(issubclass(x, entry.loss.takes) for x in (Multiclass, Multilabel))
         and issubclass(entry.loss, kind)
         and entry.family in (families or get_args(Family))
     )
@@ -54,10 +64,14 @@ def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
 
 INSTANCE = catalogued(Loss, "instances")
 LOSSES = tuple(x for x in catalogued() if x not in (*INSTANCE, CenterlineDiceLoss, TLoss))
+WITH_PRIOR = (LogitAdjustedCrossEntropyLoss, VectorScalingLoss, LDAMLoss)
+NARROW = (AsymmetricLoss, UnifiedFocalLoss, *WITH_PRIOR)
+"""Those that do not take both encodings, or must be told how often each class occurs."""
 REGION = tuple(x for x in LOSSES if issubclass(x, ScoreLoss))
 WITH_POLICY = tuple(x for x in LOSSES if issubclass(x, RegionLoss))
 VOXEL = catalogued(VoxelLoss)
 ROBUST = catalogued(VoxelLoss, "label errors")
+PENALTIES = catalogued(VoxelLoss, "calibration")  # they do not look at the label
 FURTHER_OVERLAP = tuple(
     x
     for x in catalogued(ScoreLoss, "overlap", "soft targets", "contingency")
@@ -151,14 +165,36 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
     if draw(st.booleans()):
         weights = st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=scored, max_size=scored)
         chosen["class_weight"] = draw(weights)
-    if loss_class in WITH_POLICY:
+    if issubclass(loss_class, RegionLoss):
         chosen["empty"] = draw(st.sampled_from(["smooth", "skip", "penalise"]))
         chosen["smooth_nr"] = draw(st.sampled_from([0.0, 1e-5, 1.0]))
         chosen["smooth_dr"] = draw(st.sampled_from([1e-5, 1.0]))
     if loss_class in (TverskyLoss, CompatibleTverskyLoss, FocalTverskyLoss):
         chosen |= {"alpha": draw(st.sampled_from([0.1, 0.5])), "beta": draw(st.floats(0.1, 2))}
-    if loss_class is FocalLoss:
+    if loss_class is CrossEntropyLoss:
+        chosen["label_smoothing"] = draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))
+    if loss_class is MarginSmoothingLoss:
+        chosen["margin"] = draw(st.sampled_from([0.0, 0.5, 10.0]))
+    if loss_class in (FocalLoss, Poly1FocalLoss):
         chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]))
+    if loss_class in (Poly1CrossEntropyLoss, Poly1FocalLoss):
+        chosen["epsilon"] = draw(st.sampled_from([-1.0, 0.0, 2.0]))
+    if loss_class is AsymmetricLoss:
+        chosen["gamma_yes"] = draw(st.sampled_from([0.0, 1.0]))
+        chosen["gamma_no"] = draw(st.sampled_from([0.0, 0.5, 4.0]))
+        chosen["shift"] = draw(st.sampled_from([0.0, 0.05, 0.5]))
+    if loss_class in (LogitAdjustedCrossEntropyLoss, VectorScalingLoss):
+        chosen["tau"] = draw(st.sampled_from([0.0, 1.0, 2.0]))
+    if loss_class is VectorScalingLoss:
+        chosen["gamma"] = draw(st.sampled_from([0.0, 0.3]))
+    if loss_class is LDAMLoss:
+        chosen["max_margin"] = draw(st.sampled_from([0.0, 0.5]))
+        chosen["scale"] = draw(st.sampled_from([1.0, 5.0]))
+    if loss_class is UnifiedFocalLoss:
+        chosen["delta"] = draw(st.sampled_from([0.0, 0.6, 1.0]))
+        chosen["gamma"] = draw(st.sampled_from([0.0, 0.5, 0.75]))
+        chosen["region_weight"] = draw(st.sampled_from([0.0, 0.5, 1.0]))
+        chosen["asymmetric"] = draw(st.booleans())
     if loss_class is GeneralizedCrossEntropyLoss:
         chosen["q"] = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
         chosen["truncate"] = draw(st.sampled_from([None, None, 0.2, 0.5]))
@@ -209,7 +245,7 @@ class Case:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, losses: Sequence[Any] = LOSSES, dtype: torch.dtype = torch.float64
+    draw: st.DrawFn, losses: Sequence[Any] = (*LOSSES, *NARROW), dtype: torch.dtype = torch.float64
 ) -> Case:
     """Any loss with any options, on any batch.
 
@@ -218,7 +254,7 @@ def cases(
     """
     scales = [0.1, 1.0, 8.0] if dtype == torch.float64 else [0.1, 1.0, 2.0]
     loss_class = draw(st.sampled_from(losses))
-    encoding: Any = draw(st.sampled_from(ENCODINGS))
+    encoding: Any = draw(st.sampled_from([e for e in ENCODINGS if isinstance(e, loss_class.takes)]))
     c = draw(st.integers(1 if isinstance(encoding, Multilabel) else 2, 5))
     batch = {
         "encoding": encoding,
@@ -229,8 +265,10 @@ def cases(
         "present": draw(st.integers(1, c)),
         "soft": encoding.ignore is None and draw(st.booleans()),
     }
-    scored = c - leaves_out_background(encoding)
-    return Case(loss_class, encoding, draw(options(loss_class, scored)), batch, draw(st.booleans()))
+    chosen = draw(options(loss_class, c - leaves_out_background(encoding)))
+    if loss_class in WITH_PRIOR:
+        chosen["prior"] = draw(st.lists(st.sampled_from([0.01, 0.2, 0.7]), min_size=c, max_size=c))
+    return Case(loss_class, encoding, chosen, batch, draw(st.booleans()))
 
 
 _spaces = st.lists(st.integers(1, 5), min_size=2, max_size=3)

@@ -26,7 +26,7 @@ from segloss import (
     TLoss,
 )
 from tests.losses.checks import value_and_gradient
-from tests.strategies import Batch, make_batch
+from tests.strategies import NARROW, Batch, make_batch
 
 PUBLIC: dict[str, Any] = {name: getattr(segloss, name) for name in segloss.__all__}
 EVERY_LOSS: list[Any] = [
@@ -42,7 +42,7 @@ def reads_any_encoding(loss_class: Any) -> bool:
     return encoding.default is not inspect.Parameter.empty
 
 
-LOSSES = [x for x in EVERY_LOSS if reads_any_encoding(x)]
+LOSSES = [x for x in EVERY_LOSS if reads_any_encoding(x) and x not in NARROW]
 
 # PyTorch's own compiler does what PyTorch warns of.
 DYNAMO = pytest.mark.filterwarnings(

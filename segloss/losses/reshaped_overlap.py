@@ -12,7 +12,15 @@ from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.sums import Request
 from segloss.engine.voxel import VoxelSum
-from segloss.losses.base import RegionOptions, ScoreLoss, Sums, class_mean, ratio, reduced
+from segloss.losses.base import (
+    Reduction,
+    RegionOptions,
+    ScoreLoss,
+    Sums,
+    class_mean,
+    ratio,
+    reduced,
+)
 from segloss.losses.overlap import dice, tversky
 from segloss.shapes import Reduced, Scores
 
@@ -21,6 +29,7 @@ __all__ = [
     "FocalTverskyLoss",
     "LogCoshDiceLoss",
     "focal_tversky",
+    "joined",
     "log_cosh_dice",
     "logarithmic_dice",
     "power",
@@ -116,6 +125,20 @@ def logarithmic_dice(
     least = 1 - _NEAR_ZERO
     beyond = (error - least).clamp(min=0) / _NEAR_ZERO
     return power(beyond - torch.log1p(-error.clamp(max=least)), gamma)
+
+
+def joined(
+    score: Tensor,
+    surprise: Tensor,
+    class_weight: tuple[float, ...] | None,
+    reduction: Reduction,
+    present: Tensor | None,
+) -> Tensor:
+    """Reduce ``(g, k)`` scores as `class_mean` does, with a mean over voxels, ``(g,)``, added."""
+    if reduction == "mean":  # absent classes leave the mean of the scores alone
+        return class_mean(score, class_weight, "mean", present) + surprise.mean()
+    score = class_mean(score, class_weight, "none", present)
+    return reduced(score + surprise[:, None], reduction)
 
 
 @final
@@ -262,9 +285,6 @@ class ExponentialLogarithmicLoss(ScoreLoss):
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         score, present = self.scores(regions)
         ((total, norm),) = voxels
-        surprise = self.cross_entropy_weight * ratio(total, norm)[:, None]
-        if self.reduction == "mean":  # absent classes leave the mean of the first term alone
-            overlap = class_mean(score, self.class_weight, "mean", present)
-            return self.dice_weight * overlap + surprise.mean()
-        overlap = class_mean(score, self.class_weight, "none", present)
-        return reduced(self.dice_weight * overlap + surprise, self.reduction)
+        surprise = self.cross_entropy_weight * ratio(total, norm)
+        score = self.dice_weight * score
+        return joined(score, surprise, self.class_weight, self.reduction, present)

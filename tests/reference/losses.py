@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.reference.dense import Dense, dense, pooled, region_sum
+from tests.reference.logits import LOGITS, logit_mean
 from tests.reference.overlap import overlap_score
-from tests.reference.voxels import VOXEL, voxel_cost
+from tests.reference.voxels import ADJUSTED, VOXEL, adjusted, voxel_cost
 
 
 def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
@@ -18,18 +19,26 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
         weighted = [w * v for w, v in zip(loss.weights.values(), terms, strict=True)]
         return torch.stack(torch.broadcast_tensors(*weighted)).sum(0)
     x = dense(loss.encoding, input, target, maps)
+    if name in ADJUSTED:
+        logits = adjusted(loss, input, x.true.reshape(input.shape))
+        x = dense(loss.encoding, logits, target, maps)
+    if name in LOGITS or getattr(loss, "label_smoothing", 0):
+        return _reduce(logit_mean(loss, x, _scored(loss)), loss.reduction)
     if name in VOXEL:
         return _reduce(_voxel_mean(loss, x), loss.reduction)
     if name == "GeneralizedDiceLoss":
         return _reduce(_generalized_dice(loss, x), loss.reduction)
     score = _class_mean(loss, *_scores(loss, x))
-    if name != "ExponentialLogarithmicLoss":
+    if name == "ExponentialLogarithmicLoss":
+        by_class, by_voxel = loss.dice_weight, loss.cross_entropy_weight
+    elif name == "UnifiedFocalLoss":
+        by_class, by_voxel = loss.region_weight, 1 - loss.region_weight
+    else:
         return score
-    by_voxel = _voxel_mean(loss, x)[:, None]
+    mean = _voxel_mean(loss, x)[:, None]
     if loss.reduction != "mean":
-        by_voxel = by_voxel.expand(-1, x.true.shape[1] - _scored(loss))
-    by_voxel = loss.cross_entropy_weight * _reduce(by_voxel, loss.reduction)
-    both: Tensor = loss.dice_weight * score + by_voxel
+        mean = mean.expand(-1, x.true.shape[1] - _scored(loss))
+    both: Tensor = by_class * score + by_voxel * _reduce(mean, loss.reduction)
     return both
 
 

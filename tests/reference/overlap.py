@@ -54,6 +54,12 @@ def overlap_score(loss: Any, x: Dense) -> Tensor:
     if name == "FocalTverskyLoss":
         index = _over(hit + a, hit + loss.alpha * false_alarm + loss.beta * miss + b)
         return lined(1 - index, loss.gamma)
+    if name == "UnifiedFocalLoss":
+        index = _over(hit + a, hit + (1 - loss.delta) * false_alarm + loss.delta * miss + b)
+        score = lined(1 - index, 1 - loss.gamma)
+        if loss.asymmetric:
+            score = torch.cat([1 - index[:, :1], score[:, 1:]], 1)
+        return score
     coefficient = _over(2 * hit + a, 2 * hit + false_alarm + miss + b)
     if name == "LogCoshDiceLoss":
         return (((1 - coefficient).exp() + (coefficient - 1).exp()) / 2).log()

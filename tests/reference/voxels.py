@@ -8,8 +8,9 @@ from torch import Tensor
 
 from tests.reference.overlap import lined
 
-__all__ = ["VOXEL", "voxel_cost"]
+__all__ = ["ADJUSTED", "VOXEL", "adjusted", "voxel_cost"]
 
+ADJUSTED = ("LogitAdjustedCrossEntropyLoss", "VectorScalingLoss", "LDAMLoss")
 VOXEL = (
     "CrossEntropyLoss",
     "FocalLoss",
@@ -19,6 +20,10 @@ VOXEL = (
     "SymmetricCrossEntropyLoss",
     "NormalizedCrossEntropyLoss",
     "LDRKLLoss",
+    "Poly1CrossEntropyLoss",
+    "Poly1FocalLoss",
+    "AsymmetricLoss",
+    *ADJUSTED,
 )
 
 
@@ -30,8 +35,20 @@ def voxel_cost(loss: Any, log_p: Tensor, log_rest: Tensor, label: int) -> Any:
     name, outcomes = type(loss).__name__, log_p.shape[1]
     surprise, p = -log_p[:, label], log_p[:, label].exp()
     wrong = log_rest[:, label].exp()
-    if name == "CrossEntropyLoss":
+    if name in ("CrossEntropyLoss", *ADJUSTED):
         return surprise
+    if name == "Poly1CrossEntropyLoss":
+        return surprise + loss.epsilon * wrong
+    if name == "Poly1FocalLoss":
+        focal = surprise if loss.gamma == 0 else wrong**loss.gamma * surprise
+        return focal + loss.epsilon * wrong ** (loss.gamma + 1)
+    if name == "UnifiedFocalLoss":
+        focal = surprise if loss.gamma == 0 else wrong**loss.gamma * surprise
+        if label == 0:
+            return (1 - loss.delta) * focal
+        return loss.delta * (surprise if loss.asymmetric else focal)
+    if name == "AsymmetricLoss":
+        return _asymmetric(loss, log_p, label)
     if name == "FocalLoss":
         return surprise if loss.gamma == 0 else wrong**loss.gamma * surprise
     if name == "ExponentialLogarithmicLoss":
@@ -57,6 +74,34 @@ def voxel_cost(loss: Any, log_p: Tensor, log_rest: Tensor, label: int) -> Any:
         return surprise / sum(-log_p[:, k] for k in range(outcomes))
     assert name == "LDRKLLoss", name
     return _robust(loss, log_p, label)
+
+
+def _asymmetric(loss: Any, log_p: Tensor, label: int) -> Any:
+    yes, no = log_p[:, 0].exp(), log_p[:, 1].exp()
+    if label == 0:
+        return -((1 - yes) ** loss.gamma_yes) * log_p[:, 0]
+    if loss.shift == 0:
+        return -(yes**loss.gamma_no) * log_p[:, 1]
+    costs = no < 1 - loss.shift
+    left = torch.where(costs, no + loss.shift, 0.5)  # 1 - u
+    return torch.where(costs, -((1 - left) ** loss.gamma_no) * left.log(), 0.0)
+
+
+def adjusted(loss: Any, logits: Tensor, true: Tensor) -> Tensor:
+    """The logits whose cross entropy the loss is; ``true`` has their shape."""
+    channels = []
+    for k, prior in enumerate(loss.prior):
+        f, y = logits[:, k], true[:, k]
+        if type(loss).__name__ == "LogitAdjustedCrossEntropyLoss":
+            binary = type(loss.encoding).__name__ == "Multilabel"
+            f = f + loss.tau * (math.log(prior) - (math.log(1 - prior) if binary else 0))
+        elif type(loss).__name__ == "VectorScalingLoss":
+            f = f * (prior / max(loss.prior)) ** loss.gamma + loss.tau * math.log(prior)
+        else:
+            raw = [p**-0.25 for p in loss.prior]
+            f = loss.scale * (f - loss.max_margin * raw[k] / max(raw) * y)
+        channels.append(f)
+    return torch.stack(channels, 1)
 
 
 def _robust(loss: Any, log_p: Tensor, label: int) -> Any:
