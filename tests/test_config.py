@@ -41,7 +41,7 @@ def test_a_name_is_that_loss() -> None:
 def test_every_name_can_be_built(name: str) -> None:
     entry = CATALOGUE[name]
     if entry.needs:
-        with pytest.raises(TypeError, match=f"losses: {entry.loss_name}.*{entry.needs[0]}"):
+        with pytest.raises(TypeError, match=f"losses: .*{entry.needs[0]}"):
             build(name)
     else:
         assert type(build(name)) is entry.loss
