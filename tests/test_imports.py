@@ -17,6 +17,7 @@ import pytest
 
 import segloss
 import segloss.losses
+import segloss.monai
 import segloss.pseudo
 import segloss.transforms
 
@@ -28,7 +29,7 @@ LOSSES = [f"segloss.losses.{m.name}" for m in pkgutil.iter_modules(segloss.losse
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        (["segloss"], {"torch", "numpy", *IMAGE_CODE}),
+        (["segloss", "segloss.monai"], {"torch", "numpy", *IMAGE_CODE}),
         (["segloss.compose", "segloss.schedules", *LOSSES], {"segloss.transforms", *IMAGE_CODE}),
         (["segloss.transforms"], TRAINING),
         (["segloss.transforms.functional"], TRAINING),
@@ -62,7 +63,7 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [segloss, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
+    "module", [segloss, segloss.monai, segloss.pseudo, segloss.transforms], ids=lambda m: m.__name__
 )
 def test_type_checkers_see_the_names_that_are_there(module: ModuleType) -> None:
     """The imports under ``TYPE_CHECKING`` are what editors know, and nothing runs them."""
