@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segloss.balance import GradientNormBalance, UncertaintyWeighting
     from segloss.catalogue import list_losses
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.config import build
@@ -96,14 +97,22 @@ if TYPE_CHECKING:
     from segloss.losses.student import TLoss
     from segloss.losses.surface import BoundaryLoss, boundary
     from segloss.losses.surrogates import SparsemaxLoss, SquentropyLoss
+    from segloss.losses.topology import BettiMatchingLoss, TopographLoss
     from segloss.losses.unified_focal import UnifiedFocalLoss
     from segloss.losses.voxelwise import CrossEntropyLoss, FocalLoss
+    from segloss.priors import (
+        ClassPriors,
+        class_balanced_weights,
+        class_priors,
+        inverse_frequency_weights,
+    )
     from segloss.recipes import active_passive
     from segloss.schedules import Constant, Cosine, Linear, Step, rebalanced
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "segloss.balance": ("GradientNormBalance", "UncertaintyWeighting"),
     "segloss.catalogue": ("list_losses",),
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.config": ("build",),
@@ -196,7 +205,14 @@ _HOME = {
     "segloss.losses.surface": ("BoundaryLoss", "boundary"),
     "segloss.losses.surrogates": ("SparsemaxLoss", "SquentropyLoss"),
     "segloss.losses.unified_focal": ("UnifiedFocalLoss",),
+    "segloss.losses.topology": ("BettiMatchingLoss", "TopographLoss"),
     "segloss.losses.voxelwise": ("CrossEntropyLoss", "FocalLoss"),
+    "segloss.priors": (
+        "ClassPriors",
+        "class_balanced_weights",
+        "class_priors",
+        "inverse_frequency_weights",
+    ),
     "segloss.recipes": ("active_passive",),
     "segloss.schedules": ("Constant", "Cosine", "Linear", "Step", "rebalanced"),
 }
@@ -204,9 +220,11 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AsymmetricLoss",
+    "BettiMatchingLoss",
     "BlobLoss",
     "BoundaryLoss",
     "CenterlineDiceLoss",
+    "ClassPriors",
     "CompSumLoss",
     "CompatibleTverskyLoss",
     "CompoundLoss",
@@ -226,6 +244,7 @@ __all__ = [
     "GeneralizedCrossEntropyLoss",
     "GeneralizedDiceLoss",
     "GeneralizedWassersteinDiceLoss",
+    "GradientNormBalance",
     "HierarchicalCrossEntropyLoss",
     "HierarchicalDiceCELoss",
     "JaccardLoss",
@@ -269,11 +288,13 @@ __all__ = [
     "Step",
     "SymmetricCrossEntropyLoss",
     "TLoss",
+    "TopographLoss",
     "Tree",
     "TreeActivation",
     "TreeMinLoss",
     "TreeTripletLoss",
     "TverskyLoss",
+    "UncertaintyWeighting",
     "UnifiedFocalLoss",
     "VectorScalingLoss",
     "VoxelLoss",
@@ -281,10 +302,13 @@ __all__ = [
     "boundary",
     "build",
     "centerline_dice",
+    "class_balanced_weights",
+    "class_priors",
     "dice",
     "dice_plus_plus",
     "focal_tversky",
     "generalized_dice",
+    "inverse_frequency_weights",
     "jaccard",
     "list_losses",
     "log_cosh_dice",

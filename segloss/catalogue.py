@@ -27,6 +27,7 @@ Family = Literal[
     "centrelines",
     "surfaces",
     "instances",
+    "topology",
     "trees",
     "partial labels",
 ]
@@ -466,6 +467,22 @@ _ENTRIES = (
         "lesions each of which counts, however small",
         beside="images without a component cost nothing: add it to a loss of the whole image",
         high=1,
+    ),
+    Entry(
+        "BettiMatchingLoss",
+        "topology",
+        "2 Σ squared distance of matched births and deaths + Σ lifetime² of the unmatched",
+        "Stucki et al., ICML 2023",
+        "the right pieces and loops in the right place; on a crop, every so many steps",
+        beside="says little of shape: add a little of it, late, to a loss of every voxel",
+    ),
+    Entry(
+        "TopographLoss",
+        "topology",
+        "Σ mean p of each wrong region that changes the topology",
+        "Lux et al., 2024",
+        "pictures (two axes) whose pieces and holes must be right; on a crop, every so many steps",
+        beside="sees the topology only: add it to a loss of every voxel",
     ),
     Entry(
         "HierarchicalDiceCELoss",

@@ -63,7 +63,9 @@ def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
 
 
 INSTANCE = catalogued(Loss, "instances")
-LOSSES = tuple(x for x in catalogued() if x not in (*INSTANCE, CenterlineDiceLoss, TLoss))
+TOPOLOGY = catalogued(Loss, "topology")  # another package, in single precision: test_topology.py
+_APART = (*INSTANCE, *TOPOLOGY, CenterlineDiceLoss, TLoss)
+LOSSES = tuple(x for x in catalogued() if x not in _APART)
 WITH_PRIOR = (LogitAdjustedCrossEntropyLoss, VectorScalingLoss, LDAMLoss)
 NARROW = (AsymmetricLoss, UnifiedFocalLoss, *WITH_PRIOR)
 """Those that do not take both encodings, or must be told how often each class occurs."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segloss.activation import Activation, NodeActivation, Outcomes, Sigmoid, Softmax
 from segloss.engine.block import Block
+from segloss.engine.logit_cost import CostSum
 
 __all__ = [
     "CrossEntropy",
@@ -142,8 +143,9 @@ class VoxelSum:
         return self.phi if self.no is None else self.no
 
 
-def has_closed_form(activation: Activation, terms: tuple[VoxelSum, ...]) -> bool:
+def has_closed_form(activation: Activation, terms: tuple[VoxelSum | CostSum, ...]) -> bool:
     """Whether the gradient needs no autograd."""
+    terms = tuple(term for term in terms if isinstance(term, VoxelSum))
     if any(isinstance(term.phi, Relative) for term in terms):
         return False
     if isinstance(activation, Softmax):
@@ -234,10 +236,12 @@ def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Te
     return pull
 
 
-def voxel_sums(block: Block, terms: tuple[VoxelSum, ...]) -> list[Tensor]:
+def voxel_sums(block: Block, terms: tuple[VoxelSum | CostSum, ...]) -> list[Tensor]:
     """Each sum and its normaliser, ``(b, 2)``."""
     return [
-        _sum_by_node(block, term)
+        term.sums(block)
+        if isinstance(term, CostSum)
+        else _sum_by_node(block, term)
         if term.of == "node" or not block.activation.joint
         else _sum_by_label(block, term)
         for term in terms
