@@ -68,13 +68,21 @@ class CompoundLoss(nn.Module):
 
     def forward(self, input: Logits, target: Target, **maps: Map) -> Reduced:
         """The weighted sum; takes the maps that its losses need, see `segloss.Loss`."""
-        values = one_pass([loss for *_, loss in self._entries()], input, target, maps)
-        self.terms = {k: v.detach() for k, v in zip(self.losses, values, strict=True)}
-        if len({v.shape for v in values}) > 1:
-            shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in self.terms.items())
+        values = self.values(input, target, maps)
+        if len({v.shape for v in values.values()}) > 1:
+            shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in values.items())
             raise ValueError(f"the terms have different shapes ({shapes}): use one reduction")
-        weighted = [w * v for w, v in zip(self.weights.values(), values, strict=True)]
-        return torch.stack(weighted).sum(0)
+        weights = self.weights
+        return torch.stack([weights[k] * v for k, v in values.items()]).sum(0)
+
+    def values(
+        self, input: Tensor, target: Tensor, maps: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The value of each loss without its weight, with its gradient; sets `terms`."""
+        values = one_pass([loss for *_, loss in self._entries()], input, target, maps)
+        named = dict(zip(self.losses, values, strict=True))
+        self.terms = {k: v.detach() for k, v in named.items()}
+        return named
 
     def get_extra_state(self) -> dict[str, int]:
         """The number of epochs done, for the ``state_dict``."""
@@ -136,7 +144,8 @@ class DeepSupervisionLoss(nn.Module):
     breaks it, so each is recomputed on the smaller label.
 
     Args:
-        loss: A loss or a compound.
+        loss: A loss, a compound, or a compound in a `segloss.UncertaintyWeighting` or
+            `segloss.GradientNormBalance`.
         weights: One number for each scale, scaled to sum to 1. By default they halve from each
             scale to the next.
 
@@ -152,7 +161,7 @@ class DeepSupervisionLoss(nn.Module):
         tensor(0.6667)
     """
 
-    def __init__(self, loss: Loss | CompoundLoss, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.loss = loss
         self.weights = None if weights is None else numbers("weights", weights)
@@ -186,8 +195,8 @@ class DeepSupervisionLoss(nn.Module):
 
     def step(self) -> None:
         """Say that an epoch is over, to a compound's schedules."""
-        if isinstance(self.loss, CompoundLoss):
-            self.loss.step()
+        if not isinstance(self.loss, Loss):
+            self.loss.step()  # type: ignore[operator]
 
 
 def _product(a: Weight, b: Weight) -> Weight:

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from segloss import CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
+from segloss import (
+    CrossEntropyLoss,
+    DiceLoss,
+    GradientNormBalance,
+    Multiclass,
+    SkeletonRecallLoss,
+)
 from tests.ranks import on_two_ranks
 from tests.strategies import IGNORED, Batch, make_batch
 
@@ -24,6 +30,7 @@ def losses(group: Any) -> dict[str, Any]:
         "compound": dice
         + cross_entropy
         + 0.5 * SkeletonRecallLoss(Multiclass(background=False, ignore=IGNORED), group=group),
+        "balanced": GradientNormBalance(dice + 3 * cross_entropy),
     }
 
 
@@ -40,10 +47,14 @@ def network() -> torch.nn.Module:
     return torch.nn.Conv2d(3, 3, 3, padding=1).double()
 
 
+def maps_of(loss: Any, batch: Batch) -> dict[str, Tensor]:
+    return batch.maps(loss.loss if isinstance(loss, GradientNormBalance) else loss)
+
+
 def gradients(model: torch.nn.Module, loss: Any, batch: Batch, part: slice) -> Tensor:
     """Every parameter's gradient, end to end, after the value."""
     model.zero_grad()
-    maps = {name: m[part] for name, m in batch.maps(loss).items()}
+    maps = {name: m[part] for name, m in maps_of(loss, batch).items()}
     value = loss(model(batch.logits[part]), batch.target[part], **maps)
     value.backward()
     flat = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
@@ -82,5 +93,5 @@ def test_a_batch_of_each_rank_would_be_another_loss(ranks: list[dict[str, Tensor
 def test_without_a_process_group_the_ranks_are_the_batch() -> None:
     batch = joint_batch()
     for one, other in zip(losses("ranks").values(), losses("batch").values(), strict=True):
-        value = one(batch.logits, batch.target, **batch.maps(one))
-        assert value == other(batch.logits, batch.target, **batch.maps(other))
+        maps = maps_of(one, batch)
+        assert one(batch.logits, batch.target, **maps) == other(batch.logits, batch.target, **maps)
