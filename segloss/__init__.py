@@ -42,11 +42,16 @@ if TYPE_CHECKING:
     )
     from segloss.losses.asymmetric import AsymmetricLoss
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
+    from segloss.losses.boundary_overlap import BoundaryDoULoss, boundary_dou
     from segloss.losses.centerline import (
         CenterlineDiceLoss,
         SkeletonRecallLoss,
         centerline_dice,
         skeleton_recall,
+    )
+    from segloss.losses.centerline_boundary import (
+        CenterlineBoundaryDiceLoss,
+        centerline_boundary_dice,
     )
     from segloss.losses.contingency import (
         MCCLoss,
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
         region_proportion,
         sensitivity_specificity,
     )
+    from segloss.losses.hausdorff import HausdorffDTLoss, HausdorffLoss, hausdorff
     from segloss.losses.instance import BlobLoss, ConnectedComponentDiceLoss
     from segloss.losses.lovasz import LovaszLoss, lovasz
     from segloss.losses.overlap import (
@@ -95,7 +101,14 @@ if TYPE_CHECKING:
         dice_plus_plus,
     )
     from segloss.losses.student import TLoss
-    from segloss.losses.surface import BoundaryLoss, boundary
+    from segloss.losses.surface import (
+        BoundaryLoss,
+        GeneralizedSurfaceLoss,
+        RegionWiseLoss,
+        boundary,
+        generalized_surface,
+        region_wise,
+    )
     from segloss.losses.surrogates import SparsemaxLoss, SquentropyLoss
     from segloss.losses.topology import BettiMatchingLoss, TopographLoss
     from segloss.losses.unified_focal import UnifiedFocalLoss
@@ -149,11 +162,16 @@ _HOME = {
     ),
     "segloss.losses.asymmetric": ("AsymmetricLoss",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
+    "segloss.losses.boundary_overlap": ("BoundaryDoULoss", "boundary_dou"),
     "segloss.losses.centerline": (
         "CenterlineDiceLoss",
         "SkeletonRecallLoss",
         "centerline_dice",
         "skeleton_recall",
+    ),
+    "segloss.losses.centerline_boundary": (
+        "CenterlineBoundaryDiceLoss",
+        "centerline_boundary_dice",
     ),
     "segloss.losses.contingency": (
         "MCCLoss",
@@ -163,6 +181,7 @@ _HOME = {
         "region_proportion",
         "sensitivity_specificity",
     ),
+    "segloss.losses.hausdorff": ("HausdorffDTLoss", "HausdorffLoss", "hausdorff"),
     "segloss.losses.instance": ("BlobLoss", "ConnectedComponentDiceLoss"),
     "segloss.losses.lovasz": ("LovaszLoss", "lovasz"),
     "segloss.losses.overlap": (
@@ -202,7 +221,14 @@ _HOME = {
         "dice_plus_plus",
     ),
     "segloss.losses.student": ("TLoss",),
-    "segloss.losses.surface": ("BoundaryLoss", "boundary"),
+    "segloss.losses.surface": (
+        "BoundaryLoss",
+        "GeneralizedSurfaceLoss",
+        "RegionWiseLoss",
+        "boundary",
+        "generalized_surface",
+        "region_wise",
+    ),
     "segloss.losses.surrogates": ("SparsemaxLoss", "SquentropyLoss"),
     "segloss.losses.unified_focal": ("UnifiedFocalLoss",),
     "segloss.losses.topology": ("BettiMatchingLoss", "TopographLoss"),
@@ -222,7 +248,9 @@ __all__ = [
     "AsymmetricLoss",
     "BettiMatchingLoss",
     "BlobLoss",
+    "BoundaryDoULoss",
     "BoundaryLoss",
+    "CenterlineBoundaryDiceLoss",
     "CenterlineDiceLoss",
     "ClassPriors",
     "CompSumLoss",
@@ -243,8 +271,11 @@ __all__ = [
     "FocalTverskyLoss",
     "GeneralizedCrossEntropyLoss",
     "GeneralizedDiceLoss",
+    "GeneralizedSurfaceLoss",
     "GeneralizedWassersteinDiceLoss",
     "GradientNormBalance",
+    "HausdorffDTLoss",
+    "HausdorffLoss",
     "HierarchicalCrossEntropyLoss",
     "HierarchicalDiceCELoss",
     "JaccardLoss",
@@ -279,6 +310,7 @@ __all__ = [
     "Poly1FocalLoss",
     "RegionLoss",
     "RegionProportionLoss",
+    "RegionWiseLoss",
     "ReverseCrossEntropyLoss",
     "SensitivitySpecificityLoss",
     "SkeletonRecallLoss",
@@ -300,7 +332,9 @@ __all__ = [
     "VoxelLoss",
     "active_passive",
     "boundary",
+    "boundary_dou",
     "build",
+    "centerline_boundary_dice",
     "centerline_dice",
     "class_balanced_weights",
     "class_priors",
@@ -308,6 +342,8 @@ __all__ = [
     "dice_plus_plus",
     "focal_tversky",
     "generalized_dice",
+    "generalized_surface",
+    "hausdorff",
     "inverse_frequency_weights",
     "jaccard",
     "list_losses",
@@ -318,6 +354,7 @@ __all__ = [
     "noise_robust_dice",
     "rebalanced",
     "region_proportion",
+    "region_wise",
     "sensitivity_specificity",
     "skeleton_recall",
     "tversky",

@@ -44,3 +44,17 @@ def numbers(name: str, values: Sequence[float]) -> tuple[float, ...]:
     if not sum(checked):
         raise ValueError(f"{name} must hold a number above 0, got {checked}")
     return checked
+
+
+def all_above_zero(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values, one for each class or channel, if they are finite numbers above 0."""
+    checked = tuple(map(float, values))
+    if not checked:
+        raise ValueError(f"{name} is empty, expected a number for each class")
+    for k, value in enumerate(checked):
+        if not 0 < value < math.inf:
+            raise ValueError(
+                f"{name} must hold numbers above 0, got {value} for class {k}: a class that never "
+                "occurs cannot be weighed"
+            )
+    return checked

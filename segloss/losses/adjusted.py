@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from segloss.activation import Affine
-from segloss.arguments import not_negative
+from segloss.arguments import all_above_zero, not_negative
 from segloss.encoding import Encoded, Encoding, Multiclass, Multilabel
 from segloss.engine.voxel import CrossEntropy
 from segloss.losses.base import VoxelLoss, VoxelOptions
@@ -71,7 +71,7 @@ class _AdjustedLoss(VoxelLoss):
         self, encoding: Encoding, *, prior: Sequence[float], **options: Unpack[VoxelOptions]
     ) -> None:
         super().__init__(encoding, **options)
-        self.prior = _above_zero(prior)
+        self.prior = all_above_zero("prior", prior)
 
     @property
     def phi(self) -> CrossEntropy:
@@ -239,16 +239,3 @@ class LDAMLoss(_AdjustedLoss):
             shift=(0.0,) * len(self.prior),
             margin=tuple(widest * (least / p) ** 0.25 for p in self.prior),
         )
-
-
-def _above_zero(prior: Sequence[float]) -> tuple[float, ...]:
-    numbers = tuple(map(float, prior))
-    if not numbers:
-        raise ValueError("prior is empty, expected a number for each channel")
-    for k, number in enumerate(numbers):
-        if not 0 < number < math.inf:
-            raise ValueError(
-                f"prior must hold numbers above 0, got {number} for channel {k}: a class that never "
-                "occurs cannot be weighed; give it a small number, or no channel"
-            )
-    return numbers
