@@ -8,10 +8,11 @@ import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends, convert_to_dst_type
+from torch import Tensor
 
 from segloss.transforms.arrays import Number, positive, voxel_size
-from segloss.transforms.base import TargetMap, channels_of
+from segloss.transforms.base import ON_GPU_TOO, TargetMap
+from segloss.transforms.containers import check_channel_first, like, opened
 from segloss.transforms.functional import downsample
 
 __all__ = ["DownsampleTargetsD", "DownsampleTargetsDict", "DownsampleTargetsd"]
@@ -57,7 +58,7 @@ class DownsampleTargetsd(MapTransform):
         [(1, 16, 16), (1, 8, 8), (1, 8, 4)]
     """
 
-    backend = [TransformBackends.NUMPY]
+    backend = ON_GPU_TOO
 
     def __init__(
         self,
@@ -103,8 +104,8 @@ def checked_scale(scale: Scale) -> Scale:
 
 def at_scale(label: NdarrayOrTensor, scale: Scale) -> NdarrayOrTensor:
     """A channel-first label at another resolution; the same object if nothing changes."""
-    channels = channels_of(label)
-    full = channels.shape[1:]
+    check_channel_first(label)
+    full = tuple(label.shape[1:])
     if np.ndim(scale) and np.size(scale) != len(full):
         raise ValueError(
             f"scale {scale} has {np.size(scale)} numbers, but the image has {len(full)} axes."
@@ -113,16 +114,22 @@ def at_scale(label: NdarrayOrTensor, scale: Scale) -> NdarrayOrTensor:
     shape = tuple(ceil(round(size, 6)) for size in np.multiply(full, scale).tolist())
     if shape == full:
         return label
-    low = convert_to_dst_type(downsample(channels, (len(channels), *shape)), label)[0]
+    with opened([label]) as (channels,):
+        low = like(downsample(channels, (len(channels), *shape)), label)
     if isinstance(low, MetaTensor):
-        # A voxel of the low resolution begins where its first one does, half a voxel before centre.
-        ratio = np.divide(full, shape)
-        to_full = np.eye(len(low.affine))
-        axes = np.arange(min(len(full), len(to_full) - 1))
-        to_full[axes, axes] = ratio[axes]
-        to_full[axes, -1] = (ratio[axes] - 1) / 2
-        low.affine = low.affine @ low.affine.new_tensor(to_full)
+        low.affine = shrunk_affine(low.affine, full, shape)
     return low
+
+
+def shrunk_affine(affine: Tensor, full: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The affine, ``(*, 4, 4)``, of as large an image with `shape` rather than `full` voxels."""
+    # A voxel of the low resolution begins where its first one does, half a voxel before centre.
+    ratio = np.divide(full, shape)
+    to_full = np.eye(affine.shape[-1])
+    axes = np.arange(min(len(full), len(to_full) - 1))
+    to_full[axes, axes] = ratio[axes]
+    to_full[axes, -1] = (ratio[axes] - 1) / 2
+    return affine @ affine.new_tensor(to_full)
 
 
 DownsampleTargetsD = DownsampleTargetsDict = DownsampleTargetsd

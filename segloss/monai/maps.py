@@ -6,6 +6,7 @@ from typing import Any, final
 
 import torch
 from monai.engines import PrepareBatch
+from monai.transforms import Transform
 from torch import Tensor, nn
 
 from segloss.batches import Keys, LabelWithMaps, labelled, map_keys
@@ -28,9 +29,10 @@ class WithMaps(nn.Module):
         loss: What takes an input, a target and maps: a loss or a compound of segloss; or its
             `DeepSupervisionLoss` for lists of inputs and of targets.
         maps: Transforms that make the maps, by name, like those of
-            `segloss.transforms.DownsampleTargetsd`. Distances are in the unit of their `spacing`;
-            by default that of a MetaTensor's affine, or voxels. Samples are shared out among as
-            many threads as PyTorch has.
+            `segloss.transforms.DownsampleTargetsd`. Distances are by their `spacing`, or that of a
+            MetaTensor's affine, or in voxels of the target as it comes: where a wrapper shrinks it
+            and tells nobody (`monai.losses.DeepSupervisionLoss`), of the low resolution. Samples are
+            shared out among as many threads as PyTorch has.
 
     Example:
         >>> from segloss import DiceLoss, SkeletonRecallLoss
@@ -40,16 +42,17 @@ class WithMaps(nn.Module):
         tensor(1.1667)
     """
 
-    def __init__(self, loss: nn.Module, maps: Mapping[str, TargetMap] | None = None) -> None:
+    def __init__(self, loss: nn.Module, maps: Mapping[str, Transform] | None = None) -> None:
         super().__init__()
         self.loss = loss
-        self.maps = dict(maps or {})
-        for name, make in self.maps.items():
+        self.maps: dict[str, TargetMap] = {}
+        for name, make in (maps or {}).items():
             if not isinstance(make, TargetMap):
                 raise TypeError(
                     f"maps[{name!r}] is {make!r}, expected an array transform that makes a map, "
                     "such as segloss.transforms.TubedSkeleton()"
                 )
+            self.maps[name] = make
 
     @property
     def terms(self) -> dict[str, Tensor]:

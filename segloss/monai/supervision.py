@@ -1,7 +1,7 @@
 """Deep supervision by MONAI's arguments: one target, shrunk to every scale."""
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ _MODES: dict[str, Callable[[int], float]] = {
 class DeepSupervisionLoss(nn.Module):
     """`monai.losses.DeepSupervisionLoss`: the weighted sum of a loss over scales.
 
-    The target is resampled to every scale, taking the nearest voxel. A loss that needs maps has them
-    per scale: `segloss.DeepSupervisionLoss`.
+    The target is resampled to every scale, taking the nearest voxel. A loss that needs maps can have
+    them made at each: `WithMaps`; or takes lists of them: `segloss.DeepSupervisionLoss`.
 
     Args:
         loss: A loss of an input and a target.
@@ -76,7 +76,11 @@ class DeepSupervisionLoss(nn.Module):
 def _resampled(target: Tensor, size: torch.Size) -> Tensor:
     if target.shape[2:] == size:
         return target
-    small = interpolate(
-        target.to(torch.promote_types(target.dtype, torch.float32)), size, mode="nearest-exact"
-    )
-    return small.to(target.dtype)
+    real = target.to(torch.promote_types(target.dtype, torch.float32))
+    small: Any = interpolate(real, size, mode="nearest-exact").to(target.dtype)
+    if hasattr(small, "affine"):  # MONAI's MetaTensor, whose voxels have grown
+        from segloss.transforms.downsample import shrunk_affine
+
+        small.meta = dict(small.meta)  # the target has the same one
+        small.affine = shrunk_affine(small.affine, target.shape[2:], size)
+    return small  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from monai.engines import PrepareBatch
 from monai.utils import optional_import
 from torch import Tensor, nn
 
+from segloss.batches import Keys, labelled, map_keys
 from segloss.compose import Weight
 from segloss.pseudo.labels import PseudoLabels, Rule
 from segloss.pseudo.teacher import EMATeacher
@@ -74,7 +75,7 @@ class SemiSupervisedTarget:
     """The target of a batch whose first images are labelled, and the others are not.
 
     Args:
-        label: Labels of the first images, what the supervised loss takes.
+        label: Labels of the first images, what the supervised loss takes; they may carry maps.
         pseudo: The teacher's labels of the others.
 
     Example:
@@ -101,6 +102,8 @@ class SemiSupervisedPrepareBatch(PrepareBatch):
         threshold: Which of its labels to keep, see `PseudoLabels`.
         image: Key of the images, labelled and not.
         label: Key of the labels.
+        maps: Names of the maps of labels, or their keys by name, see
+            `segloss.monai.PrepareBatchMaps`; the supervised loss is then a `segloss.monai.WithMaps`.
         strong: Key of what the student sees of an unlabelled image, if not the same as the teacher:
             a strongly augmented version of it. Both must lie on the same voxels.
         void: Key of masks ``(b, *space)`` or ``(b, 1, *space)``, above 0 where an unlabelled voxel
@@ -124,6 +127,7 @@ class SemiSupervisedPrepareBatch(PrepareBatch):
         *,
         image: str = "image",
         label: str = "label",
+        maps: Keys = (),
         strong: str | None = None,
         void: str | None = None,
     ) -> None:
@@ -131,6 +135,7 @@ class SemiSupervisedPrepareBatch(PrepareBatch):
         self.threshold = threshold
         self.image = image
         self.label = label
+        self.maps = map_keys(maps, label)
         self.strong = image if strong is None else strong
         self.void = void
 
@@ -149,13 +154,16 @@ class SemiSupervisedPrepareBatch(PrepareBatch):
                     "segloss.pseudo.monai.PairedBatches"
                 )
 
+        def move(x: Tensor) -> Tensor:
+            plain: Tensor = x.as_subclass(Tensor)
+            return plain.to(device=device, non_blocking=non_blocking, **kwargs)
+
         def moved(part: str, key: str) -> Tensor:
             if key not in batchdata[part]:
                 raise KeyError(
                     f"the {part} batch has no {key!r}, only {', '.join(batchdata[part])}"
                 )
-            x: Tensor = batchdata[part][key].as_subclass(Tensor)
-            return x.to(device=device, non_blocking=non_blocking, **kwargs)
+            return move(batchdata[part][key])
 
         image = torch.cat((moved("labelled", self.image), moved("unlabelled", self.strong)))
         with torch.no_grad():
@@ -164,7 +172,8 @@ class SemiSupervisedPrepareBatch(PrepareBatch):
         if self.void is not None:
             void = moved("unlabelled", self.void).reshape(len(logits), *logits.shape[2:]) > 0
         pseudo = PseudoLabels.of(logits, self.threshold, void=void)
-        return image, SemiSupervisedTarget(moved("labelled", self.label), pseudo)
+        label = labelled(batchdata["labelled"], self.label, self.maps, move)
+        return image, SemiSupervisedTarget(label, pseudo)
 
 
 @final

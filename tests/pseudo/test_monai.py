@@ -11,7 +11,8 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from segloss import CrossEntropyLoss, DiceLoss, Linear, Step
+from segloss import CrossEntropyLoss, DiceLoss, Linear, SkeletonRecallLoss, Step
+from segloss.monai import WithMaps
 from segloss.pseudo import (
     CWBASSLoss,
     EMATeacher,
@@ -195,3 +196,17 @@ def test_what_is_wrong_is_named() -> None:
     with pytest.raises(ValueError, match="input holds 3 images, expected 2: 1 labelled and 1"):
         loss(torch.zeros(3, 2, 4, 4), target)
     assert isinstance(target, SemiSupervisedTarget)
+
+
+def test_maps_of_the_labelled_images_come_along() -> None:
+    (batch, *_) = loaders((8, 8))
+    label = batch["labelled"]["label"]
+    batch["labelled"]["skeleton_label"] = label
+    teacher = EMATeacher(UNet(2, 1, 3, (4, 8), (2,)))
+    prepare = SemiSupervisedPrepareBatch(teacher, FixedThreshold(0.5), maps="skeleton")
+    image, target = prepare(batch)
+    supervised = DiceLoss() + SkeletonRecallLoss()
+    loss = SemiSupervisedLoss(WithMaps(supervised), CWBASSLoss())
+    loss(logits := torch.randn(len(image), 3, 8, 8), target)
+    known = len(label)
+    assert_close(loss.terms["supervised"], supervised(logits[:known], label, skeleton=label))
