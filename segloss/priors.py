@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -88,9 +89,9 @@ def class_priors(
         ((0.875, 0.125), (2, 1))
     """
     taken = loader if batches is None else islice(loader, batches)
-    length = len(loader) if hasattr(loader, "__len__") else None
-    if batches is not None:
-        length = batches if length is None else min(batches, length)
+    length = length_hint(loader) or batches
+    if length is not None and batches is not None:
+        length = min(length, batches)
     bar = track(taken, "Counting classes", length, transient=True, disable=not progress)
     voxels, counted, patches = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
     total = 0

@@ -11,7 +11,7 @@ patches: `segloss.class_priors` counts it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from typing_extensions import Unpack
@@ -65,7 +65,7 @@ class Adjusted(Encoding):
 class _AdjustedLoss(VoxelLoss):
     """Cross entropy of adjusted logits."""
 
-    takes = (Multiclass,)
+    takes: ClassVar[tuple[type[Encoding], ...]] = (Multiclass,)
 
     def __init__(
         self, encoding: Encoding, *, prior: Sequence[float], **options: Unpack[VoxelOptions]

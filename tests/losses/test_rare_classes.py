@@ -488,7 +488,7 @@ def test_the_unified_focal_loss_of_two_classes_is_the_published_one(
 
 def test_a_unified_focal_loss_of_several_classes_is_a_sum_of_known_losses() -> None:
     options: dict[str, Any] = {"delta": 0.7, "gamma": 0.4, "asymmetric": False}
-    tversky: dict[str, float] = {"alpha": 0.3, "beta": 0.7}
+    tversky: dict[str, Any] = {"alpha": 0.3, "beta": 0.7}
     same(UnifiedFocalLoss(region_weight=1.0, **options), FocalTverskyLoss(gamma=0.6, **tversky))
     plain = UnifiedFocalLoss(region_weight=1.0, delta=0.7, gamma=0.0)
     same(plain, TverskyLoss(**tversky))
