@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         region_proportion,
         sensitivity_specificity,
     )
+    from segloss.losses.hard_examples import TopKCrossEntropyLoss
     from segloss.losses.hausdorff import HausdorffDTLoss, HausdorffLoss, hausdorff
     from segloss.losses.instance import BlobLoss, ConnectedComponentDiceLoss
     from segloss.losses.lovasz import LovaszLoss, lovasz
@@ -181,6 +182,7 @@ _HOME = {
         "region_proportion",
         "sensitivity_specificity",
     ),
+    "segloss.losses.hard_examples": ("TopKCrossEntropyLoss",),
     "segloss.losses.hausdorff": ("HausdorffDTLoss", "HausdorffLoss", "hausdorff"),
     "segloss.losses.instance": ("BlobLoss", "ConnectedComponentDiceLoss"),
     "segloss.losses.lovasz": ("LovaszLoss", "lovasz"),
@@ -320,6 +322,7 @@ __all__ = [
     "Step",
     "SymmetricCrossEntropyLoss",
     "TLoss",
+    "TopKCrossEntropyLoss",
     "TopographLoss",
     "Tree",
     "TreeActivation",

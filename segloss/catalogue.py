@@ -120,11 +120,11 @@ def list_losses(family: Family | None = None, *, map: str | None = None) -> Name
 
     Example:
         >>> from segloss import list_losses
-        >>> list_losses(map="distance")
-        ('boundary',)
-        >>> print(list_losses("centrelines"))
-        skeleton_recall  thin structures that must stay connected, at the cost of one more sum
-        centerline_dice  thin structures, where gaps and false branches should cost alike
+        >>> list_losses("instances", map="instances")
+        ('connected_component_dice', 'blob')
+        >>> print(list_losses("instances"))
+        connected_component_dice  lesions each of which counts, with false positives charged to one
+        blob                      lesions each of which counts, however small
     """
     if family is not None:
         one_of("family", family, get_args(Family))
@@ -289,6 +289,13 @@ _ENTRIES = (
         "many easy voxels and few hard ones",
     ),
     Entry(
+        "TopKCrossEntropyLoss",
+        "voxels",
+        "the mean of the largest k % of all m",
+        "Wu et al., 2016",
+        "large easy backgrounds: only the hardest voxels pull",
+    ),
+    Entry(
         "SquentropyLoss",
         "voxels",
         "m + mean_{k≠y} f_k², f the logits",
@@ -442,6 +449,16 @@ _ENTRIES = (
         high=1,
     ),
     Entry(
+        "CenterlineBoundaryDiceLoss",
+        "centrelines",
+        "1 − 2PR / (P + R), P and R of centrelines, each voxel by its radius",
+        "Shi et al., MICCAI 2024",
+        "trees of thick and thin vessels, all of which should count alike",
+        beside="pulls nothing while nothing is found: add it to Dice",
+        low=-math.inf,
+        high=1,
+    ),
+    Entry(
         "BoundaryLoss",
         "surfaces",
         "mean pφ, φ the signed distance",
@@ -449,6 +466,48 @@ _ENTRIES = (
         "small structures in large backgrounds; see `rebalanced`",
         beside="collapses to an empty prediction: add it to a region loss, with a growing weight",
         low=-math.inf,
+    ),
+    Entry(
+        "GeneralizedSurfaceLoss",
+        "surfaces",
+        "1 − Σ_k a_k Σφ²(1−|p−y|)² / Σ_k a_k Σφ², a = 1/(Σy)²",
+        "Celaya et al., 2023",
+        "the first choice for surfaces: bounded, and 0 at the target",
+        beside="flat where it is confidently wrong: add it to a cross entropy",
+        high=1,
+    ),
+    Entry(
+        "HausdorffLoss",
+        "surfaces",
+        "mean (p−y)² |φ|^α",
+        "Karimi and Salcudean, TMI 2020",
+        "where the farthest errors matter most, at the cost of one more sum",
+        beside="sees no class that is absent: add it to a region loss",
+    ),
+    Entry(
+        "HausdorffDTLoss",
+        "surfaces",
+        "mean (p−y)² (|φ|^α + |φ_p|^α), φ_p the distance to the prediction's boundary",
+        "Karimi and Salcudean, TMI 2020",
+        "as published; it measures a distance at every step",
+        beside="blind where neither target nor prediction has a boundary: add it to a region loss",
+    ),
+    Entry(
+        "RegionWiseLoss",
+        "surfaces",
+        "mean |p−y| z, z = 1 outside, depth / largest depth inside",
+        "Valverde and Tohka, 2023",
+        "labels that are least sure at their borders",
+        beside="hardly pulls where it is confidently wrong: add it to a region loss",
+        high=1,
+    ),
+    Entry(
+        "BoundaryDoULoss",
+        "surfaces",
+        "1 − (1−α) Σpy / (Σp² + Σy² − (1+α) Σpy), α = min(1 − 2 boundary / volume, 0.8)",
+        "Sun et al., MICCAI 2023",
+        "an overlap for boundaries that needs no map",
+        high=1,
     ),
     Entry(
         "ConnectedComponentDiceLoss",
@@ -480,7 +539,7 @@ _ENTRIES = (
         "TopographLoss",
         "topology",
         "Σ mean p of each wrong region that changes the topology",
-        "Lux et al., 2024",
+        "Lux et al., arXiv 2411.03228",
         "pictures (two axes) whose pieces and holes must be right; on a crop, every so many steps",
         beside="sees the topology only: add it to a loss of every voxel",
     ),

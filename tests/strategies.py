@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segloss import (
     AsymmetricLoss,
+    CenterlineBoundaryDiceLoss,
     CenterlineDiceLoss,
     CompatibleTverskyLoss,
     CompoundLoss,
@@ -22,6 +23,9 @@ from segloss import (
     FocalTverskyLoss,
     GeneralizedCrossEntropyLoss,
     GeneralizedDiceLoss,
+    GeneralizedSurfaceLoss,
+    HausdorffDTLoss,
+    HausdorffLoss,
     JaccardLoss,
     LDAMLoss,
     LDRKLLoss,
@@ -39,6 +43,7 @@ from segloss import (
     SensitivitySpecificityLoss,
     SymmetricCrossEntropyLoss,
     TLoss,
+    TopKCrossEntropyLoss,
     TverskyLoss,
     UnifiedFocalLoss,
     VectorScalingLoss,
@@ -64,7 +69,7 @@ def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
 
 INSTANCE = catalogued(Loss, "instances")
 TOPOLOGY = catalogued(Loss, "topology")  # another package, in single precision: test_topology.py
-_APART = (*INSTANCE, *TOPOLOGY, CenterlineDiceLoss, TLoss)
+_APART = (*INSTANCE, *TOPOLOGY, CenterlineBoundaryDiceLoss, CenterlineDiceLoss, TLoss)
 LOSSES = tuple(x for x in catalogued() if x not in _APART)
 WITH_PRIOR = (LogitAdjustedCrossEntropyLoss, VectorScalingLoss, LDAMLoss)
 NARROW = (AsymmetricLoss, UnifiedFocalLoss, *WITH_PRIOR)
@@ -175,6 +180,8 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen |= {"alpha": draw(st.sampled_from([0.1, 0.5])), "beta": draw(st.floats(0.1, 2))}
     if loss_class is CrossEntropyLoss:
         chosen["label_smoothing"] = draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))
+    if loss_class is TopKCrossEntropyLoss:
+        chosen["k"] = draw(st.sampled_from([1.0, 10.0, 50.0, 100.0]))
     if loss_class is MarginSmoothingLoss:
         chosen["margin"] = draw(st.sampled_from([0.0, 0.5, 10.0]))
     if loss_class in (FocalLoss, Poly1FocalLoss):
@@ -221,7 +228,11 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
     if loss_class is NoiseRobustDiceLoss:
         chosen["gamma"] = draw(st.sampled_from([1.0, 1.5, 2.0]))
         chosen["squared_denominator"] = draw(st.booleans())
-    if loss_class is GeneralizedDiceLoss:
+    if loss_class in (HausdorffLoss, HausdorffDTLoss):
+        chosen["alpha"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+    if loss_class is HausdorffDTLoss:
+        chosen["spacing"] = draw(st.sampled_from([0.5, 1.0]))
+    if loss_class in (GeneralizedDiceLoss, GeneralizedSurfaceLoss):
         chosen["weighting"] = draw(st.sampled_from(["square", "simple", "uniform"]))
     return chosen
 

@@ -83,6 +83,8 @@ def test_docstring_examples_hold(
 ) -> None:
     if name.startswith("segloss.nnunet."):
         pytest.importorskip("batchgeneratorsv2", reason="needs nnU-Net: tests/nnunet")
+    if name == "segloss.losses.topology":
+        pytest.importorskip("topolosses.losses", reason="needs segloss-monai[topology]")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     outcome = doctest.testmod(
