@@ -42,7 +42,7 @@ class MultiLevelLoss(VoxelLoss):
     - ``"normalised"``: the cross entropy of a/K against y/K, less the entropy of y/K;
     - ``"squared"``: (a - y)²/K².
 
-    The last two fade where the levels are far apart: see `segloss.MultiLevelActivation`. For Dice of
+    All are from 0. The last two fade where the levels are far apart: see `segloss.MultiLevelActivation`. For Dice of
     every level, add `segloss.DiceLoss`. The formulas are ours: the papers' could not be had.
 
     Args:

@@ -46,7 +46,7 @@ def a_tree(encoding: Encoding) -> Tree:
 
 @final
 class HierarchicalDiceCELoss(ScoreLoss):
-    """Dice of every node of a tree, plus a cross entropy; in one pass.
+    """Dice of every node of a tree, plus a cross entropy, in one pass: from 0.
 
     The conditional cross entropy is the exact one of the label: the sum of -log p(child | parent)
     down to it, so every ancestor counts once. The marginal one is the mean over voxels and nodes of
@@ -119,7 +119,7 @@ class HierarchicalDiceCELoss(ScoreLoss):
 
 @final
 class HierarchicalCrossEntropyLoss(Loss):
-    r"""Cross entropy whose steps down the tree count the less the higher they are.
+    r"""Cross entropy whose steps down the tree count the less the higher they are: from 0.
 
     .. math:: -\sum_{u \in A(v)} e^{-\alpha h(u)} \log p(u \mid \text{parent of } u)
 
@@ -190,7 +190,7 @@ def _heights(tree: LabelTree) -> list[int]:
 
 @final
 class GeneralizedWassersteinDiceLoss(Loss):
-    r"""Dice in which a mistake costs the distance between the two leaves.
+    r"""Dice in which a mistake costs the distance between the two leaves: from 0 to 1.
 
     .. math::
 

@@ -116,7 +116,7 @@ class NullBCELoss(Loss):
     """The binary cross entropy of the classes that a sample's data set labels, and of no other.
 
     The other classes are null: their heads get no gradient from the sample. A sample has the mean
-    over all its voxels and labelled classes, and as many classes as it labels.
+    over all its voxels and labelled classes, and as many classes as it labels. The loss is from 0.
 
     Args:
         encoding: `segloss.LabelHeads`.

@@ -38,7 +38,7 @@ class TreeMinLoss(_OfHeads):
 
     A node is as true as its least ancestor, and as false as its largest descendant, itself among
     both: sigmoids that break the nesting are wrong. It is asked for, not guaranteed: predict with
-    `segloss.MaxConstraint`. Rests have no channel, and do not count.
+    `segloss.MaxConstraint`. Rests have no channel, and do not count. The loss is from 0.
 
     Args:
         encoding: The tree, with `segloss.MaxConstraint`, in either mode.
@@ -89,7 +89,7 @@ class MaxConstraintLoss(_OfHeads):
 
     The probability of a false node is the largest of its descendants', that of a true node the
     largest of its *true* descendants'; a node is its own descendant. So a wrong child cannot lift
-    its parent to the right answer. Rests have no channel, and do not count.
+    its parent to the right answer. Rests have no channel, and do not count. The loss is from 0.
 
     Args:
         encoding: The tree, with ``MaxConstraint("max")``.
