@@ -140,7 +140,7 @@ def class_balanced_weights(
 
     Example:
         >>> [round(x, 3) for x in class_balanced_weights([100, 50, 2])]
-        [0.085, 0.136, 2.779]
+        [0.087, 0.14, 2.773]
     """
     counts = all_above_zero("counts", counts)
     if beta is None:
