@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import jaxtyping
 import pytest
+import torch
 
 # Before Python 3.11 beartype cannot read `Unpack`, which is typing_extensions' there.
 WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1" and sys.version_info >= (3, 11)
@@ -33,8 +34,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason="checks hide the code from torch.compile: SEGLOSS_CHECK_TYPES=0"
     )
     slow = pytest.mark.skip(reason="slow; run with -m slow")
+    no_gpu = pytest.mark.skip(reason="needs a GPU, and a PyTorch that can use it")
     for item in items:
         if WRAPPED and "compiled" in item.keywords:
             item.add_marker(wrapped)
         if "slow" in item.keywords and "slow" not in config.option.markexpr:
             item.add_marker(slow)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         BoundaryBandd,
         BoundaryBandDict,
     )
+    from segloss.transforms.batch import TargetMaps
     from segloss.transforms.distance import (
         SignedDistance,
         SignedDistanceD,
@@ -62,6 +63,7 @@ _HOME = {
         "BoundaryBandDict",
         "BoundaryBandd",
     ),
+    "segloss.transforms.batch": ("TargetMaps",),
     "segloss.transforms.distance": (
         "SignedDistance",
         "SignedDistanceD",
@@ -132,6 +134,7 @@ __all__ = [
     "SignedDistanceD",
     "SignedDistanceDict",
     "SignedDistanced",
+    "TargetMaps",
     "TubedSkeleton",
     "TubedSkeletonD",
     "TubedSkeletonDict",

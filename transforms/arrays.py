@@ -1,14 +1,16 @@
 """The arrays that target maps are made of: their shapes by name, and what is asked of them."""
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from math import ceil, isfinite
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from scipy.ndimage import find_objects
 
 __all__ = [
+    "Array",
     "Box",
     "Convention",
     "DistanceMap",
@@ -28,6 +30,8 @@ __all__ = [
     "fitting",
     "grown",
     "integers",
+    "namespace",
+    "on_gpu",
     "one_of",
     "positive",
     "region",
@@ -35,16 +39,22 @@ __all__ = [
     "whole",
 ]
 
-Unchecked: TypeAlias = Shaped[np.ndarray, "..."]
+if TYPE_CHECKING:
+    Array: TypeAlias = np.ndarray
+else:
+    Array = Any
+"""An array of NumPy, or one of CuPy, which is on a GPU and understands what NumPy's does."""
+
+Unchecked: TypeAlias = Shaped[Array, "..."]
 """An array as the caller has it: the function itself says what it expects."""
 
-LabelMap: TypeAlias = Shaped[np.ndarray, "*space"]
+LabelMap: TypeAlias = Shaped[Array, "*space"]
 """A class id for each voxel, 0 where there is nothing. Integers, or floats that hold integers."""
 
-Mask: TypeAlias = Bool[np.ndarray, "*space"]
+Mask: TypeAlias = Bool[Array, "*space"]
 """Whether a voxel belongs to something."""
 
-DistanceMap: TypeAlias = Float32[np.ndarray, "*space"]
+DistanceMap: TypeAlias = Float32[Array, "*space"]
 """How far a voxel's centre is from something, negative on the inside."""
 
 Number: TypeAlias = float | int
@@ -67,6 +77,19 @@ Box: TypeAlias = tuple[slice, ...]
 LARGEST_ID = 2**16 - 1
 
 
+def on_gpu(array: Array) -> bool:
+    """Whether it is an array of CuPy rather than of NumPy."""
+    return not isinstance(array, np.ndarray)
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions make arrays beside this one: `numpy`, or `cupy`.
+
+    Functions of arrays need no such choice: NumPy's call CuPy's when they are given its arrays.
+    """
+    return import_module("cupy") if on_gpu(array) else np
+
+
 def check_space(name: str, array: Unchecked) -> None:
     """Raise unless an array is an image of two or three axes, with voxels in it."""
     if array.ndim not in {2, 3} or 0 in array.shape:
@@ -84,7 +107,7 @@ def boolean(name: str, mask: Unchecked) -> Mask:
             f"{name} has dtype {mask.dtype}, expected bool: compare the labels with a class id "
             f"first, as in `labels == 1`."
         )
-    return np.ascontiguousarray(mask)
+    return namespace(mask).ascontiguousarray(mask)  # type: ignore[no-any-return]
 
 
 def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Mask | None]:
@@ -117,6 +140,8 @@ def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Ma
     else:
         raise TypeError(f"labels has dtype {labels.dtype}: expected integers, bool or floats.")
 
+    if on_gpu(ids) and ids.itemsize < 4:
+        ids = ids.astype(np.int32)  # CuPy compares with nothing that is beyond the dtype
     unknown = None if ignore is None else ids == ignore
     if unknown is not None and unknown.any():
         ids = np.where(unknown, 0, ids).astype(ids.dtype, copy=False)
@@ -127,7 +152,7 @@ def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Ma
             f"labels holds {ids.min()}: class ids are 0 or more. If it stands for unknown voxels, "
             f"pass ignore={ids.min()}."
         )
-    return np.ascontiguousarray(ids), unknown
+    return namespace(ids).ascontiguousarray(ids), unknown
 
 
 def region(channel: LabelMap, ignore: int | None = None) -> tuple[Mask, Mask | None]:
@@ -185,7 +210,7 @@ def integers(dtype: Any) -> "np.dtype[Any]":
 def fitting(name: str, ids: LabelMap, dtype: Any) -> LabelMap:
     """The ids in another dtype, or an error if the largest does not fit."""
     dtype = integers(dtype)
-    if ids.max() > np.iinfo(dtype).max:
+    if int(ids.max()) > np.iinfo(dtype).max:
         raise ValueError(f"{name} {ids.max()} does not fit into dtype {dtype}: pass a wider one.")
     return ids.astype(dtype, copy=False)
 
@@ -218,13 +243,22 @@ def checked_spacing(spacing: Spacing) -> Spacing:
 
 
 def bounding_box(mask: Mask) -> Box:
-    """The smallest box that holds the mask; empty slices if the mask is empty."""
+    """The smallest box that holds the mask; empty slices if the mask is empty.
+
+    On a GPU it is that of the whole image: a smaller one would have to be waited for.
+    """
+    if on_gpu(mask):
+        return _whole_box(mask)
     box: Box = ()
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
         hit = np.flatnonzero(mask[box].any(axis=others))
         box += (slice(hit[0], hit[-1] + 1) if hit.size else slice(0, 0),)
     return box
+
+
+def _whole_box(array: Array) -> Box:
+    return tuple(slice(0, size) for size in array.shape)
 
 
 def grown(box: Box, reach: Number, size: tuple[float, ...]) -> Box:
@@ -237,7 +271,7 @@ def grown(box: Box, reach: Number, size: tuple[float, ...]) -> Box:
 
 
 def class_boxes(ids: LabelMap) -> Iterator[tuple[int, Box]]:
-    """Each class id above 0 that there is, with its bounding box."""
+    """Each class id above 0 that there is, with its bounding box; on a GPU, the whole image's."""
     largest = int(ids.max())
     if largest > LARGEST_ID:
         raise ValueError(
@@ -245,6 +279,9 @@ def class_boxes(ids: LabelMap) -> Iterator[tuple[int, Box]]:
             f"are instances, number them from 1 on, for example with "
             f"`skimage.segmentation.relabel_sequential`."
         )
+    if on_gpu(ids):
+        yield from ((class_id, _whole_box(ids)) for class_id in np.unique(ids).tolist() if class_id)
+        return
     for class_id, box in enumerate(find_objects(ids), start=1):
         if box is not None:
             yield class_id, box

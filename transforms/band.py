@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 
-from segloss.transforms.arrays import Number, Spacing, checked_spacing, positive
-from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.arrays import Array, Number, Spacing, checked_spacing, positive
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, numpy_dtype, stacked
 from segloss.transforms.channels import band_channels
 
 __all__ = ["BoundaryBand", "BoundaryBandD", "BoundaryBandDict", "BoundaryBandd"]
@@ -38,6 +38,8 @@ class BoundaryBand(TargetMap):
         array([[[0, 0, 1, 1, 1, 1, 0, 0]]], dtype=uint8)
     """
 
+    backend = ON_GPU_TOO
+
     def __init__(
         self,
         width: Number,
@@ -50,7 +52,7 @@ class BoundaryBand(TargetMap):
         self.ignore = ignore
         self.dtype = numpy_dtype(dtype)
 
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
         bands = band_channels(
             channels, width=self.width, spacing=spacing, ignore=self.ignore, dtype=self.dtype
         )
@@ -78,6 +80,8 @@ class BoundaryBandd(TargetMapd):
         >>> sample["band_label"].shape
         (1, 8, 8)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,

@@ -1,39 +1,22 @@
 """What every target map does with MONAI: containers, metadata, spacing, keys."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor, affine_to_spacing
 from monai.transforms import MapTransform, Transform
-from monai.utils import (
-    TransformBackends,
-    convert_to_dst_type,
-    convert_to_numpy,
-    get_equivalent_dtype,
-)
+from monai.utils import TransformBackends, convert_to_numpy, get_equivalent_dtype
 
-from segloss.transforms.arrays import Spacing, Unchecked
+from segloss.transforms.arrays import Array, Spacing, Unchecked
+from segloss.transforms.containers import like, opened
 
-__all__ = ["TargetMap", "TargetMapd", "stacked"]
+__all__ = ["ON_GPU_TOO", "TargetMap", "TargetMapd", "numpy_dtype", "stacked"]
 
-
-def channels_of(label: NdarrayOrTensor) -> np.ndarray:
-    """A label's voxels in NumPy, or an error if they are not a channel-first image.
-
-    Raises:
-        ValueError: If there are not a channel axis and two or three axes of space.
-    """
-    channels: np.ndarray = convert_to_numpy(label)
-    if channels.ndim not in {3, 4} or 0 in channels.shape:
-        raise ValueError(
-            f"the label has shape {channels.shape}: expected (channels, H, W) or (channels, D, H, "
-            f"W), none of them empty. A missing channel axis is added by `EnsureChannelFirstd(..., "
-            f"channel_dim='no_channel')`; batches go through one sample at a time."
-        )
-    return channels
+ON_GPU_TOO = [TransformBackends.NUMPY, TransformBackends.CUPY]
+"""The `backend` of a map that CuPy can make."""
 
 
 def spacing_of(label: NdarrayOrTensor) -> Spacing:
@@ -48,12 +31,12 @@ def numpy_dtype(dtype: Any) -> "np.dtype[Any]":
     return np.dtype(get_equivalent_dtype(dtype, np.ndarray))  # type: ignore[no-untyped-call]
 
 
-def stacked(maps: Iterator[Unchecked], count: int) -> np.ndarray:
+def stacked(maps: Iterator[Unchecked], count: int) -> Array:
     """So many maps as the channels of one array, without a second copy of more than one."""
     first = next(maps)
     if count == 1:
         return first[None]
-    stack = np.empty((count, *first.shape), first.dtype)
+    stack = np.empty_like(first, shape=(count, *first.shape))
     stack[0] = first
     del first
     for index in range(1, count):
@@ -64,9 +47,10 @@ def stacked(maps: Iterator[Unchecked], count: int) -> np.ndarray:
 class TargetMap(Transform, ABC):
     """A map computed from a channel-first label: the base of the array transforms here.
 
-    A subclass supplies `make`; what comes in is what goes out: a NumPy array, a tensor (on its
-    device), or a MetaTensor with its metadata. The work is done on the CPU, without randomness, so
-    `monai.data.CacheDataset` computes it once.
+    A subclass supplies `make`; what comes in is what goes out: an array of NumPy or CuPy, a tensor
+    (on its device), or a MetaTensor with its metadata. The work is done where the label is if the
+    subclass has ``backend = ON_GPU_TOO`` and CuPy is installed, and otherwise on the CPU; to choose,
+    move the label. There is no randomness, so `monai.data.CacheDataset` computes it once.
 
     A label of one channel holds class ids. One of several channels holds regions, 0 or 1, that may
     overlap; each gets a map of its own.
@@ -94,17 +78,28 @@ class TargetMap(Transform, ABC):
         Returns:
             A map for each region or class, channel first; its dtype is the transform's choice.
         """
-        channels = channels_of(label)
-        result = self.make(channels, self.spacing_for(label) if spacing is None else spacing)
-        return convert_to_dst_type(result, label, dtype=result.dtype)[0]
+        return self.together([label], spacing=spacing)[0]
+
+    def together(
+        self, labels: Sequence[NdarrayOrTensor], *, spacing: Spacing = None
+    ) -> list[NdarrayOrTensor]:
+        """The maps of several labels of one shape, on one device: as if one by one."""
+        spacings = [self.spacing_for(label) if spacing is None else spacing for label in labels]
+        with opened(labels, gpu=TransformBackends.CUPY in self.backend) as several:
+            results = self.make_all(several, spacings)
+            return [like(result, label) for result, label in zip(results, labels, strict=True)]
 
     def spacing_for(self, label: NdarrayOrTensor) -> Spacing:
         """Size of the label's voxels: as this transform was told, else as the label knows it."""
         return spacing_of(label) if self.spacing is None else self.spacing
 
     @abstractmethod
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
         """The map, channel first, of a channel-first label. `spacing` has not been checked."""
+
+    def make_all(self, several: Sequence[Array], spacings: Sequence[Spacing]) -> list[Array]:
+        """`make` for several labels of one shape; for a map that is faster made at once."""
+        return [self.make(each, size) for each, size in zip(several, spacings, strict=True)]
 
 
 class TargetMapd(MapTransform):

@@ -7,7 +7,6 @@ from math import log, sqrt
 
 import edt
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from segloss.transforms.arrays import (
     DistanceMap,
@@ -22,13 +21,14 @@ from segloss.transforms.arrays import (
     class_ids,
     convention_named,
     grown,
+    namespace,
+    on_gpu,
     one_of,
     positive,
     voxel_size,
 )
 from segloss.transforms.components import numbered
-from segloss.transforms.kernels.distance import squared_distance
-from segloss.transforms.kernels.nearest import nearest_two
+from segloss.transforms.kernels import distance, gpu, nearest
 
 __all__ = ["boundary_band", "boundary_weight", "signed_distance"]
 
@@ -83,7 +83,7 @@ def signed_distance(
             raise ValueError(f"unknown has shape {unknown.shape}, but mask has {mask.shape}.")
         mask = mask & ~unknown
     if not mask.any():
-        return np.zeros(mask.shape, np.float32)
+        return np.zeros_like(mask, dtype=np.float32)
     if unknown is None:
         return signed(mask, size)
     # Seen from outside, the unknown is not the mask yet; seen from inside, it is the mask still.
@@ -202,23 +202,24 @@ def _squares(
     With unknown voxels it may be infinite beyond `reach`, and is on them.
     """
     if unknown is None:
-        return squared_distance(ids, size)
+        return _squared_distance(ids, size)
 
-    squares = np.full(ids.shape, np.inf, dtype=np.float32)
+    squares = np.full_like(ids, np.inf, dtype=np.float32)
     known_ids = ids.astype(np.int32) + 1
     known_ids[unknown] = 0
     for known_id, box in class_boxes(known_ids):
         around = grown(box, reach, size)
         this, other = (known_ids[around] == known_id), known_ids[around] > 0
         other &= ~this
-        np.copyto(squares[around], squared_distance(other, size), where=this)
+        np.copyto(squares[around], _squared_distance(other, size), where=this)
     return squares
 
 
 def _squares_to_two(instances: LabelMap, size: tuple[float, ...], reach: float) -> DistanceMap:
     """The square of d1 + d2, the distances to the nearest two instances; infinite beyond `reach`."""
-    nearest, second = nearest_two(instances, size, reach)
-    both: DistanceMap = np.sqrt(nearest, out=nearest)
+    kernels = gpu if on_gpu(instances) else nearest
+    first, second = kernels.nearest_two(instances, size, reach)
+    both: DistanceMap = np.sqrt(first, out=first)
     both += np.sqrt(second, out=second)
     both *= both
     return both
@@ -226,18 +227,31 @@ def _squares_to_two(instances: LabelMap, size: tuple[float, ...], reach: float) 
 
 def _to_faces(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:
     if mask.all():
-        return np.zeros(mask.shape, np.float32)
-    distance = squared_distance(mask, spacing)
-    np.sqrt(distance, out=distance)
-    np.negative(distance, out=distance, where=mask)
-    return distance
+        return np.zeros_like(mask, dtype=np.float32)
+    distances = _squared_distance(mask, spacing)
+    np.sqrt(distances, out=distances)
+    np.copyto(distances, -distances, where=mask)
+    return distances
 
 
 def _as_published(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:
-    if mask.all():  # SciPy's answer has no meaning, but it is what the published code returns
-        inside = distance_transform_edt(mask, sampling=spacing)
-        return np.asarray(1 - inside, dtype=np.float32)
+    if mask.all():
+        # SciPy's answer has no meaning, but it is what the published code returns: as if the only
+        # voxel beyond were the one that comes before the first along the first axis.
+        sizes = zip(spacing, mask.shape, strict=True)
+        axes = [step * namespace(mask).arange(size) for step, size in sizes]
+        axes[0] = axes[0] + spacing[0]
+        grid = np.meshgrid(*axes, indexing="ij", sparse=True)
+        return (1 - np.sqrt(sum(axis**2 for axis in grid))).astype(np.float32)
+    if on_gpu(mask):
+        to_centres = np.sqrt(gpu.squared_distance(mask, spacing, shift=0))
+        return np.where(mask, 1 - to_centres, to_centres)
     outside, inside = (
         edt.edt(side, anisotropy=spacing, black_border=False, parallel=1) for side in (~mask, mask)
     )
     return np.asarray(np.where(mask, 1 - inside, outside), dtype=np.float32)
+
+
+def _squared_distance(labels: LabelMap | Mask, spacing: tuple[float, ...]) -> DistanceMap:
+    kernels = gpu if on_gpu(labels) else distance
+    return kernels.squared_distance(labels, spacing)

@@ -16,11 +16,12 @@ from segloss.transforms.arrays import (
     class_ids,
     fitting,
     integers,
+    on_gpu,
     one_of,
     voxel_size,
     whole,
 )
-from segloss.transforms.kernels.nearest import spread_labels
+from segloss.transforms.kernels import gpu, nearest
 
 __all__ = ["instance_regions", "numbered"]
 
@@ -86,7 +87,8 @@ def instance_regions(
     size = voxel_size(spacing, ids.ndim)
     instances = fitting("instance", numbered(ids, connectivity), dtype)
     if regions == "voronoi" and instances.any():
-        spread_labels(instances, size)
+        kernels = gpu if on_gpu(instances) else nearest
+        kernels.spread_labels(instances, size)
         if unknown is not None:
             instances[unknown] = 0
     return instances
@@ -105,6 +107,8 @@ def numbered(ids: LabelMap, connectivity: int | None = None) -> LabelMap:
         raise ValueError(
             f"connectivity must be from 1 to {ids.ndim}, the number of axes, got {connectivity}."
         )
+    if on_gpu(ids):
+        return gpu.numbered(ids, connectivity)
     instances = np.zeros(ids.shape, np.int32)
     box = bounding_box(ids > 0)
     # With a margin, because cc3d numbers in another order where an axis has a single voxel, and

@@ -1,9 +1,9 @@
 """Signed distance maps of a label, for boundary losses."""
 
-import numpy as np
 from monai.config import KeysCollection
 
 from segloss.transforms.arrays import (
+    Array,
     Number,
     Spacing,
     checked_spacing,
@@ -11,7 +11,7 @@ from segloss.transforms.arrays import (
     positive,
     whole,
 )
-from segloss.transforms.base import TargetMap, TargetMapd, stacked
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, stacked
 from segloss.transforms.channels import distance_channels, distance_count
 
 __all__ = ["SignedDistance", "SignedDistanceD", "SignedDistanceDict", "SignedDistanced"]
@@ -54,6 +54,8 @@ class SignedDistance(TargetMap):
                [[ 4.5,  3.5,  2.5,  1.5,  0.5, -0.5]]], dtype=float32)
     """
 
+    backend = ON_GPU_TOO
+
     def __init__(
         self,
         num_classes: int | None = None,
@@ -72,7 +74,7 @@ class SignedDistance(TargetMap):
         self.clip = None if clip is None else positive("clip", clip)
         self.normalize = normalize
 
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
         maps = distance_channels(
             channels,
             num_classes=self.num_classes,
@@ -111,6 +113,8 @@ class SignedDistanced(TargetMapd):
         >>> sample["distance_label"].shape
         (2, 8, 8, 8)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,

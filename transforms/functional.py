@@ -5,9 +5,7 @@ takes any axes, and returns fewer voxels). They are written family by family in 
 this is where they are imported from.
 """
 
-import numpy as np
-
-from segloss.transforms.arrays import Unchecked
+from segloss.transforms.arrays import Unchecked, namespace
 from segloss.transforms.boundary import boundary_band, boundary_weight, signed_distance
 from segloss.transforms.centreline import centreline, skeleton, tube, tubed_skeleton
 from segloss.transforms.components import instance_regions
@@ -52,5 +50,6 @@ def downsample(labels: Unchecked, shape: tuple[int, ...]) -> Unchecked:
             f"shape is {tuple(shape)}: expected {labels.ndim} numbers, from 1 to {labels.shape}"
         )
     # The centre of voxel i of `new` is (i + ½) old / new voxels from the edge; in whole numbers.
-    found = [(2 * np.arange(new) + 1) * old // (2 * new) for new, old in axes]
-    return labels[np.ix_(*found)]
+    xp = namespace(labels)
+    found = [(2 * xp.arange(new) + 1) * old // (2 * new) for new, old in axes]
+    return labels[xp.ix_(*found)]

@@ -5,8 +5,16 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 
-from segloss.transforms.arrays import Regions, Spacing, checked_spacing, integers, one_of, whole
-from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.arrays import (
+    Array,
+    Regions,
+    Spacing,
+    checked_spacing,
+    integers,
+    one_of,
+    whole,
+)
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, numpy_dtype, stacked
 from segloss.transforms.channels import instance_channels
 
 __all__ = ["InstanceRegions", "InstanceRegionsD", "InstanceRegionsDict", "InstanceRegionsd"]
@@ -45,6 +53,8 @@ class InstanceRegions(TargetMap):
         array([[[1, 1, 1, 1, 1, 2, 2, 3, 3]]], dtype=int32)
     """
 
+    backend = ON_GPU_TOO
+
     def __init__(
         self,
         regions: str = "components",
@@ -61,7 +71,7 @@ class InstanceRegions(TargetMap):
         self.ignore = ignore
         self.dtype = integers(numpy_dtype(dtype))
 
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
         instances = instance_channels(
             channels,
             regions=self.regions,
@@ -96,6 +106,8 @@ class InstanceRegionsd(TargetMapd):
         >>> int(sample["instances_label"].max())
         1
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ from monai.utils import TransformBackends, convert_to_dst_type
 
 from segloss.label_tree import LabelTree
 from segloss.transforms.arrays import Number, fitting, integers, one_of
-from segloss.transforms.base import channels_of, numpy_dtype
+from segloss.transforms.base import numpy_dtype
+from segloss.transforms.containers import channels_of
 from segloss.transforms.nesting import (
     Rule,
     channel_nodes,

@@ -1,12 +1,14 @@
 """Tubes around the centrelines of a label, for skeleton recall."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
 
-from segloss.transforms.arrays import Spacing, integers, whole
-from segloss.transforms.base import TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.arrays import Array, LabelMap, Spacing, integers, on_gpu, whole
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, numpy_dtype, stacked
+from segloss.transforms.centreline import centrelines
 from segloss.transforms.channels import skeleton_channels
 
 __all__ = ["TubedSkeleton", "TubedSkeletonD", "TubedSkeletonDict", "TubedSkeletond"]
@@ -41,6 +43,8 @@ class TubedSkeleton(TargetMap):
                 [0, 0, 0, 0, 0, 0, 0, 0]]], dtype=int16)
     """
 
+    backend = ON_GPU_TOO
+
     def __init__(
         self,
         radius: int = 2,
@@ -53,13 +57,30 @@ class TubedSkeleton(TargetMap):
         self.ignore = ignore
         self.dtype = integers(numpy_dtype(dtype))
 
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
+        return self._tubes(channels)
+
+    def make_all(self, several: Sequence[Array], spacings: Sequence[Spacing]) -> list[Array]:
+        if not on_gpu(several[0]):
+            return super().make_all(several, spacings)
+        lines = centrelines(
+            [labels for channels in several for labels in channels],
+            per_class=self.per_class,
+            ignore=self.ignore,
+        )
+        return [
+            self._tubes(channels, lines[i * len(channels) : (i + 1) * len(channels)])
+            for i, channels in enumerate(several)
+        ]
+
+    def _tubes(self, channels: Array, lines: list[LabelMap] | None = None) -> Array:
         tubes = skeleton_channels(
             channels,
             radius=self.radius,
             per_class=self.per_class,
             ignore=self.ignore,
             dtype=self.dtype,
+            centrelines=lines,
         )
         return stacked(tubes, len(channels))
 
@@ -85,6 +106,8 @@ class TubedSkeletond(TargetMapd):
         >>> sample["skeleton_label"].shape
         (1, 8, 8, 8)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,

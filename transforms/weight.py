@@ -1,9 +1,9 @@
 """Weights that are large near the boundaries of a label, for any loss."""
 
-import numpy as np
 from monai.config import KeysCollection
 
 from segloss.transforms.arrays import (
+    Array,
     Number,
     Spacing,
     WeightKind,
@@ -11,7 +11,7 @@ from segloss.transforms.arrays import (
     one_of,
     positive,
 )
-from segloss.transforms.base import TargetMap, TargetMapd, stacked
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, stacked
 from segloss.transforms.channels import weight_channels
 
 __all__ = ["BoundaryWeight", "BoundaryWeightD", "BoundaryWeightDict", "BoundaryWeightd"]
@@ -49,6 +49,8 @@ class BoundaryWeight(TargetMap):
         array([[[1. , 1. , 1. , 1. , 1.4, 2.4, 2.4, 1.4, 1. , 1. ]]], dtype=float32)
     """
 
+    backend = ON_GPU_TOO
+
     def __init__(
         self,
         kind: str = "distance",
@@ -63,7 +65,7 @@ class BoundaryWeight(TargetMap):
         self.spacing = checked_spacing(spacing)
         self.ignore = ignore
 
-    def make(self, channels: np.ndarray, spacing: Spacing) -> np.ndarray:
+    def make(self, channels: Array, spacing: Spacing) -> Array:
         weights = weight_channels(
             channels,
             kind=self.kind,
@@ -97,6 +99,8 @@ class BoundaryWeightd(TargetMapd):
         >>> sample["weight_label"].shape
         (1, 8, 8)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,
