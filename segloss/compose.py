@@ -15,6 +15,8 @@ __all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight", "term_name"]
 
 Weight: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of epochs done."""
+_WORDS = re.compile("(?<=[a-z0-9])(?=[A-Z][A-Za-z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word begins in camel case; capitals in a row are one word."""
 
 
 @final
@@ -218,4 +220,4 @@ class _Product:
 
 def term_name(class_name: str) -> str:
     """The name of a term: that of its class in snake case, without ``Loss``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name.removesuffix("Loss")).lower()
+    return _WORDS.sub("_", class_name.removesuffix("Loss")).lower()

@@ -29,6 +29,7 @@ from segloss import (
     TverskyLoss,
     rebalanced,
 )
+from segloss.compose import term_name
 from segloss.engine import sums as engine
 from tests.losses.checks import assert_as_defined, value_and_gradient
 from tests.strategies import IGNORED, LOSSES, Batch, make_batch
@@ -85,11 +86,13 @@ def test_terms_that_read_the_channels_differently(dtype: torch.dtype, weighted: 
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=weighted))
 
 
-def test_every_pair_of_losses_adds_up() -> None:
-    batch = make_batch()
-    for one, other in itertools.combinations(LOSSES, 2):
-        loss = one() + 0.5 * other(Multiclass(background=False))
-        assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss))
+def test_every_loss_adds_up_with_its_neighbours_and_with_all() -> None:
+    batch, foreground = make_batch(), Multiclass(background=False)
+    for one, other in itertools.pairwise([*LOSSES, LOSSES[0]]):
+        pair = one() + 0.5 * other(foreground)
+        assert_as_defined(pair, batch.logits, batch.target, batch.maps(pair))
+    every = CompoundLoss([x(foreground) if i % 2 else x() for i, x in enumerate(LOSSES)])
+    assert_as_defined(every, batch.logits, batch.target, batch.maps(every))
 
 
 def test_sigmoid_terms_add_up() -> None:
@@ -177,6 +180,23 @@ def test_terms_are_there_to_be_logged() -> None:
     assert_close(loss.terms["dice"], DiceLoss()(batch.logits.detach(), batch.target))
     weighted = sum(loss.weights[name] * term for name, term in loss.terms.items())
     assert_close(value.detach(), weighted)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "name"),
+    [
+        ("DiceLoss", "dice"),
+        ("SkeletonRecallLoss", "skeleton_recall"),
+        ("HierarchicalDiceCELoss", "hierarchical_dice_ce"),
+        ("NullBCELoss", "null_bce"),
+        ("TopKCrossEntropyLoss", "top_k_cross_entropy"),
+        ("Poly1FocalLoss", "poly1_focal"),
+        ("BoundaryDoULoss", "boundary_dou"),
+        ("TLoss", "t"),
+    ],
+)
+def test_a_term_is_named_by_its_class(class_name: str, name: str) -> None:
+    assert term_name(class_name) == name
 
 
 def test_names() -> None:
