@@ -46,7 +46,7 @@ from torch.nn.functional import pad
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine import confusion, histogram, map_sums
+from segloss.engine import backend, confusion, histogram, map_sums
 from segloss.engine.block import Block, Place, places, product
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
@@ -75,6 +75,13 @@ class Request:
         """The target maps that the sums read."""
         return frozenset(filter(None, map(map_of, self.regions)))
 
+    @property
+    def constant(self) -> bool:
+        """Whether the logits do not matter: there is no gradient, and no pass for it."""
+        targets = ("count", "true", "true_squared")
+        of_maps = {name for name in self.regions if map_of(name) and "*" not in name}
+        return not self.voxels and of_maps.union(targets).issuperset(self.regions)
+
 
 def map_of(name: str) -> str | None:
     """The target map that a region sum reads, if any.
@@ -96,8 +103,17 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """The region sums, each ``(b, v)``, and the voxel sums and their normalisers, ``(s, 2, b)``.
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
-    Under torch.compile it is `dense_sums`, which the compiler can see into and fuse.
+    By Triton where `segloss.backend` says so. By PyTorch under torch.compile it is `dense_sums`,
+    which the compiler can see into and fuse.
     """
+    if request.constant:
+        encoded = replace(encoded, logits=encoded.logits.detach())
+    if not (request.regions or request.voxels):
+        return {}, encoded.classes.new_empty(0, 2, len(encoded.logits))
+    if backend.takes(encoded, request):
+        from segloss.engine.kernels import rows
+
+        return rows.sums(encoded, request)
     if torch.compiler.is_compiling():
         with _full_precision(encoded.logits):
             return dense_sums(encoded, request)
@@ -163,8 +179,6 @@ class _OnePass(torch.autograd.Function):
         with _full_precision(logits):
             if torch.is_grad_enabled():  # someone wants second derivatives
                 sums = _packed_sums(Block(encoded), request)
-                if not sums.requires_grad:  # none of them depends on the logits
-                    return torch.zeros_like(logits), None, None
                 (grad,) = torch.autograd.grad(sums, logits, slope.to(sums.dtype), create_graph=True)
             else:
                 grad = _gradient_by_blocks(encoded, request, slope)

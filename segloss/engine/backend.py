@@ -1,0 +1,98 @@
+"""Which engine computes the sums: Triton's kernels for CUDA tensors, PyTorch for all others."""
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from segloss.arguments import one_of
+
+if TYPE_CHECKING:
+    from segloss.encoding import Encoded
+    from segloss.engine.sums import Request
+
+__all__ = ["Backend", "backend", "takes"]
+
+Backend = Literal["auto", "triton", "torch"]
+
+_log = logging.getLogger("segloss")
+_chosen: Backend = "auto"
+
+
+class backend:
+    """Choose the engine that computes the losses, from now on or for a ``with`` block.
+
+    With ``"auto"``, from the start, Triton's kernels compute what CUDA tensors ask for, if Triton is
+    installed and works there, and PyTorch everything else; the logger ``segloss`` says once which it
+    is. The numbers are the same but for rounding. The choice holds for all threads, and for what
+    torch.compile makes of a loss after it.
+
+    Args:
+        name: ``"auto"``; ``"triton"``, to hear why if it does not work, which on the CPU takes
+            Triton's interpreter, for tests, with ``TRITON_INTERPRET=1`` in the environment; or
+            ``"torch"``. Whatever the kernels know nothing of goes to PyTorch even so.
+
+    Raises:
+        ImportError: Triton is not installed.
+
+    Example:
+        >>> import torch
+        >>> from segloss import DiceLoss
+        >>> logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+        >>> with backend("torch"):
+        ...     DiceLoss()(logits, labels)
+        tensor(0.6667)
+    """
+
+    def __init__(self, name: Backend) -> None:
+        global _chosen
+        if one_of("name", name, get_args(Backend)) == "triton" and not _installed():
+            raise ImportError("Triton is not installed: pip install triton, or use backend('auto')")
+        self.before, _chosen = _chosen, name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        global _chosen
+        _chosen = self.before
+
+
+def takes(encoded: "Encoded", request: "Request") -> bool:
+    """Whether Triton's kernels are to compute a request."""
+    device = encoded.logits.device
+    if _chosen == "torch" or (_chosen == "auto" and not (device.type == "cuda" and _works(device))):
+        return False
+    from segloss.engine.kernels import rows
+
+    if device.type != "cuda" and not (device.type == "cpu" and rows.INTERPRETED):
+        raise RuntimeError(
+            f"backend('triton') was asked for, but the input is on {device}: move it to a CUDA "
+            "device, use backend('auto'), or, for tests on the CPU, set TRITON_INTERPRET=1 in the "
+            "environment before the program starts"
+        )
+    return rows.supports(encoded, request)
+
+
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@cache
+def _works(device: torch.device) -> bool:
+    """Whether a first small sum can be had: that takes a compiler, a driver, a GPU new enough."""
+    if not _installed():
+        _log.info("Triton is not installed: PyTorch computes the losses on %s", device)
+        return False
+    try:
+        from segloss.engine.kernels.operators import row_sums
+
+        x = torch.zeros(1, 2, 1, device=device)
+        row_sums(x, x, None, [], [], "pred", True, None)
+    except Exception as error:  # noqa: BLE001 - Triton, the C compiler, the driver: who knows
+        _log.warning("Triton fails, so PyTorch computes the losses on %s: %s", device, error)
+        return False
+    _log.info("Triton's kernels compute the losses on %s", device)
+    return True

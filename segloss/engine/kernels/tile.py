@@ -1,0 +1,268 @@
+"""Arithmetic on a tile: all channels of some voxels of a sample, ``[channels, voxels]``.
+
+A **row** is a sum Σ w q, for a q(p, y, …) of its own, over the voxels of each channel: `sum_rows` adds
+them up, `write_gradient` turns the derivative by them into that by the logits. Rows are constants to
+the compiler (`segloss.engine.kernels.rows`), so that a kernel holds what was asked for and no more.
+
+A tile holds every channel, so that the logits are read once; the more channels, the fewer voxels.
+Programs write into places of their own: nothing is added up in an order that could differ.
+"""
+# ruff: noqa: ANN001, ANN201, ANN202, RET505
+
+import triton.language as tl
+
+from segloss.engine.kernels import phi
+from segloss.engine.kernels.compile import compiled
+
+__all__ = ["sum_rows", "write_gradient"]
+
+
+@compiled
+def sum_rows(
+    logits, target, weight, affine, maps, out, strides, n, tiles,
+    ROWS: tl.constexpr, HEIGHT: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr,
+    VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr,
+    SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Add up the rows over ``tiles`` tiles: ``out`` is ``(b, programs, rows, c)``.
+
+    ``HEIGHT`` and ``CHANNELS`` are the next powers of two from the number of rows and of channels.
+    ``LABELS``: the target has no channels. ``SHARED``: nor has the weight. ``MAPPED``: how many
+    channels each map has, 0 for labels. ``strides`` are those of the logits, the target, the weight
+    and the maps, over samples, channels and voxels.
+    """
+    program, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, CHANNELS)[:, None]
+    height = tl.arange(0, HEIGHT)[:, None]
+    sums = tl.zeros((HEIGHT, CHANNELS), DTYPE)
+    for tile in range(tiles):
+        voxel = (program * tiles + tile) * VOXELS + tl.arange(0, VOXELS)[None, :]
+        y, w, wrong = _truth(
+            target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
+        )
+        f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
+        p, yes, no = _prediction(f, y, channel, C, SOFTMAX, LABELS)
+        for i in tl.static_range(len(ROWS)):
+            if ROWS[i][0] == "region":
+                q = w * _value(p, y, ROWS[i][1])
+                if ROWS[i][2] is not None:
+                    s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][2])[0]
+                    q *= _powered(s.to(DTYPE), ROWS[i][3])
+            elif ROWS[i][0] == "yes":
+                q = w * y * phi.value(yes, ROWS[i][1])
+            elif ROWS[i][0] == "no":
+                q = w * (1 - y) * phi.value(no, ROWS[i][1])
+            elif ROWS[i][1] is None:
+                q = wrong.to(DTYPE)
+            else:
+                q = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][1])[1]
+                q = q.to(DTYPE)
+            q = tl.broadcast_to(q, (CHANNELS, VOXELS))
+            sums += tl.where(height == i, tl.sum(q, 1)[None, :], 0)
+    column = tl.arange(0, CHANNELS)[None, :]
+    row = ((sample * tl.num_programs(0) + program) * len(ROWS) + height) * C
+    tl.store(out + row + column, sums, mask=(height < len(ROWS)) & (column < C))
+
+
+@compiled
+def write_gradient(
+    logits, target, weight, affine, maps, scale, out, out_strides, strides, n,
+    ROWS: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr, VOXELS: tl.constexpr,
+    SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr, SHARED: tl.constexpr,
+    MAPPED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Derivative by the logits of the rows, each times its ``scale``, ``(b, rows, c)``."""
+    sample = tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, CHANNELS)[:, None]
+    voxel = tl.program_id(0).to(tl.int64) * VOXELS + tl.arange(0, VOXELS)[None, :]
+    y, w, _ = _truth(
+        target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
+    )
+    f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
+    p, yes, no = _prediction(f, y, channel, C, SOFTMAX, LABELS)
+    by_pred, by_yes, by_no = tl.zeros_like(f), tl.zeros_like(f), tl.zeros_like(f)
+    for i in tl.static_range(len(ROWS)):
+        by_row = tl.load(scale + (sample * len(ROWS) + i) * C + channel, channel < C, 0)
+        if ROWS[i][0] == "region":
+            slope = by_row * _slope(p, y, ROWS[i][1])
+            if ROWS[i][2] is not None:
+                s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][2])[0]
+                slope *= _powered(s.to(DTYPE), ROWS[i][3])
+            by_pred += slope
+        elif ROWS[i][0] == "yes":
+            by_yes += by_row * y * phi.slope(yes, ROWS[i][1])
+        elif ROWS[i][0] == "no":
+            by_no += by_row * (1 - y) * phi.slope(no, ROWS[i][1])
+    if SOFTMAX:
+        flow = w * by_pred * p
+        back = tl.sum(w * by_yes - flow, 0)[None, :]
+        flow += p * back - w * by_yes
+    else:
+        flow = w * (by_pred * p * (1 - p) + by_no * p - by_yes * (1 - p))
+    if affine is not None:
+        flow *= tl.load(affine[0] + channel, channel < C, 0)
+    place = _places(out, out_strides, sample, channel, voxel)
+    tl.store(place, flow.to(out.dtype.element_ty), mask=(channel < C) & (voxel < n))
+
+
+@compiled
+def _places(x, strides, sample, channel, voxel):
+    return x + sample * strides[0] + channel.to(tl.int64) * strides[1] + voxel * strides[2]
+
+
+@compiled
+def _truth(
+    target, weight, strides, sample, channel, voxel, n,
+    C: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr, SHARED: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Memberships y, weights w (0 beyond the volume), and where a label is no class."""
+    first = tl.zeros((1, 1), tl.int32) if LABELS else channel
+    inside = (voxel < n) & (first < C)
+    given = tl.load(_places(target, strides[1], sample, first, voxel), inside, 0)
+    if given.dtype.is_floating():
+        given = given.to(DTYPE)
+    elif given.dtype.primitive_bitwidth < 32:  # which may not hold what it is compared with
+        given = given.to(tl.int32)
+    w = (voxel < n).to(DTYPE)
+    if IGNORE is not None:
+        w = tl.where(given == IGNORE, 0, w)
+        given = tl.where(given == IGNORE, 0, given)
+    if weight is not None:
+        first = tl.zeros((1, 1), tl.int32) if SHARED else channel
+        place = _places(weight, strides[2], sample, first, voxel)
+        w *= tl.load(place, (voxel < n) & (first < C), 0).to(DTYPE)
+    if LABELS:
+        classes, wrong = _one_hot(given, channel, C)
+        y = classes.to(DTYPE)
+    else:
+        y, wrong = given.to(DTYPE), voxel < 0
+    return y, w, wrong
+
+
+@compiled
+def _one_hot(labels, channel, C: tl.constexpr):
+    """Which class a voxel has, and where it has none."""
+    fits = (labels >= 0) & (labels < C)
+    number = tl.where(fits, labels, 0).to(tl.int32)
+    return number == channel, (fits & (number.to(labels.dtype) == labels)) == 0
+
+
+@compiled
+def _logits(
+    logits, affine, strides, sample, channel, voxel, n, y,
+    C: tl.constexpr, SOFTMAX: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    inside = (channel < C) & (voxel < n)
+    f = tl.load(_places(logits, strides[0], sample, channel, voxel), inside, 0).to(DTYPE)
+    if affine is not None:
+        f = f * tl.load(affine[0] + channel, channel < C, 0)
+        f += tl.load(affine[1] + channel, channel < C, 0)
+        if len(affine) == 3:
+            f -= y * tl.load(affine[2] + channel, channel < C, 0)
+    return tl.where(channel < C, f, float("-inf")) if SOFTMAX else f
+
+
+@compiled
+def _prediction(f, y, channel, C: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr):
+    """Probabilities, and the cross entropies of yes and no; of the label alone where there is one."""
+    if SOFTMAX:
+        top = tl.max(f, 0)[None, :]
+        odds = tl.exp(f - top)
+        total = tl.sum(odds, 0)[None, :]
+        if LABELS:
+            below = top - tl.sum(tl.where(y == 1, f, 0), 0)[None, :]
+        else:
+            below = tl.where(channel < C, top - f, 0)
+        p, yes = odds / total, tl.log(total) + below
+        no = yes
+    else:
+        odds = tl.exp(-tl.abs(f))
+        p = tl.where(f >= 0, 1, odds) / (1 + odds)
+        rest = phi.log1p(odds)
+        yes, no = rest + tl.maximum(-f, 0), rest + tl.maximum(f, 0)
+    return p, yes, no
+
+
+@compiled
+def _map(
+    maps, strides, sample, channel, voxel, n,
+    C: tl.constexpr, MAPPED: tl.constexpr, I: tl.constexpr,
+):  # fmt: skip
+    """A map, of classes from 1 on if it holds labels, and where a label is no class."""
+    if MAPPED[I] == 0:
+        first = tl.zeros((1, 1), tl.int32)
+        place = _places(maps[I], strides[3 + I], sample, first, voxel)
+        labels = tl.load(place, voxel < n, 0)
+        if not labels.dtype.is_floating() and labels.dtype.primitive_bitwidth < 32:
+            labels = labels.to(tl.int32)
+        classes, wrong = _one_hot(labels, channel, C)
+        return classes & (channel > 0), wrong
+    else:
+        own = channel - (C - MAPPED[I])
+        place = _places(maps[I], strides[3 + I], sample, own, voxel)
+        inside = (own >= 0) & (channel < C) & (voxel < n)
+        return tl.load(place, inside, 0), voxel < 0
+
+
+@compiled
+def _powered(s, POWER: tl.constexpr):
+    """A map, or a power of its size."""
+    return s if POWER is None else phi.power(tl.abs(s), POWER)
+
+
+@compiled
+def _value(p, y, FACTOR: tl.constexpr):
+    """The factor of a region sum that depends on p and y."""
+    if FACTOR[0] == "count":
+        return tl.zeros_like(p) + 1
+    elif FACTOR[0] == "pred":
+        return p
+    elif FACTOR[0] == "true":
+        return y
+    elif FACTOR[0] == "overlap":
+        return p * y
+    elif FACTOR[0] == "pred_squared":
+        return p * p
+    elif FACTOR[0] == "true_squared":
+        return y * y
+    elif FACTOR[0] == "pred_squared_true":
+        return p * p * y
+    elif FACTOR[0] == "pred_squared_rest":
+        return p * p * (1 - y)
+    elif FACTOR[0] == "alarm":
+        return p * (1 - y)
+    elif FACTOR[0] == "miss":
+        return (1 - p) * y
+    elif FACTOR[0] == "rejected":
+        return (1 - p) * (1 - y)
+    else:
+        tl.static_assert(FACTOR[0] == "error")
+        return phi.power(tl.abs(p - y), FACTOR[1])
+
+
+@compiled
+def _slope(p, y, FACTOR: tl.constexpr):
+    """Its derivative by p."""
+    if FACTOR[0] == "pred":
+        return tl.zeros_like(p) + 1
+    elif FACTOR[0] == "overlap":
+        return y
+    elif FACTOR[0] == "pred_squared":
+        return 2 * p
+    elif FACTOR[0] == "pred_squared_true":
+        return 2 * p * y
+    elif FACTOR[0] == "pred_squared_rest":
+        return 2 * p * (1 - y)
+    elif FACTOR[0] == "alarm":
+        return 1 - y
+    elif FACTOR[0] == "miss":
+        return -y
+    elif FACTOR[0] == "rejected":
+        return y - 1
+    elif FACTOR[0] == "error":
+        error = p - y
+        sign = tl.where(error > 0, 1, tl.where(error < 0, -1, 0))
+        return FACTOR[1] * phi.power(tl.abs(error), FACTOR[1] - 1) * sign
+    else:  # count, true, true_squared
+        return tl.zeros_like(p)
