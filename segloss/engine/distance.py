@@ -11,14 +11,20 @@ the data, so that a GPU has nothing to wait for. On the CPU it stops at the k be
 is nearer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf, prod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Convention", "squared_boundary_distance", "squared_distance"]
+__all__ = [
+    "Convention",
+    "checked_spacing",
+    "squared_boundary_distance",
+    "squared_distance",
+    "voxel_size",
+]
 
 Convention = Literal["face", "centre"]
 """Where a voxel begins: at its nearest face, half a voxel before its centre, or at its centre."""
@@ -64,7 +70,10 @@ def squared_distance(
 
 
 def squared_boundary_distance(
-    mask: Tensor, spacing: tuple[float, ...], convention: Convention = "face"
+    mask: Tensor,
+    spacing: tuple[float, ...],
+    convention: Convention = "face",
+    there: Tensor | None = None,
 ) -> Tensor:
     """The squared distance from the centre of every voxel to the nearest one on the other side.
 
@@ -75,6 +84,8 @@ def squared_boundary_distance(
         mask: See `squared_distance`.
         spacing: See `squared_distance`.
         convention: See `squared_distance`.
+        there: Booleans that broadcast with the mask: the voxels that are on one side or the other;
+            None for all. What the others get means nothing.
 
     Returns:
         float32, ``(*, *space)``; 0 throughout a volume that has no boundary.
@@ -83,9 +94,33 @@ def squared_boundary_distance(
         >>> squared_boundary_distance(torch.tensor([[False, False, True, True]]), (1.0, 1.0))
         tensor([[2.2500, 0.2500, 0.2500, 2.2500]])
     """
-    squares = squared_distance(mask, spacing, convention)
-    squares += squared_distance(~mask, spacing, convention)  # one of the two is 0
+    inside, outside = mask, ~mask
+    if there is not None:
+        inside, outside = inside & there, outside & there
+    squares = squared_distance(inside, spacing, convention)
+    squares += squared_distance(outside, spacing, convention)  # one of the two is 0
     return squares.masked_fill_(squares == inf, 0)
+
+
+def voxel_size(spacing: float | Sequence[float], axes: int) -> tuple[float, ...]:
+    """The size of a voxel along each of so many axes."""
+    sizes = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * axes
+    if len(sizes) != axes:
+        raise ValueError(
+            f"spacing has {len(sizes)} numbers, {sizes}, but the input has {axes} image axes: "
+            "expected one for each, in the order of the array, or one for all"
+        )
+    return sizes
+
+
+def checked_spacing(spacing: float | Sequence[float]) -> float | tuple[float, ...]:
+    """The spacing in plain numbers, or an error if one of them is not above 0."""
+    sizes = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,)
+    for size in sizes:
+        if not 0 < size < inf:
+            raise ValueError(f"spacing must hold finite numbers above 0, got {spacing!r}")
+    numbers = tuple(map(float, sizes))
+    return numbers if isinstance(spacing, Sequence) else numbers[0]
 
 
 def _blocks(lines: Tensor) -> Iterator[Tensor]:

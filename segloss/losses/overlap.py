@@ -1,7 +1,8 @@
 """Overlap of prediction and target: Dice, Jaccard, Tversky, generalised Dice."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from segloss.shapes import GroupScores, Reduced, Scores
 __all__ = [
     "DiceLoss",
     "GeneralizedDiceLoss",
+    "GeneralizedLoss",
     "JaccardLoss",
     "TverskyLoss",
     "dice",
@@ -150,6 +152,10 @@ class DiceLoss(ScoreLoss):
 class JaccardLoss(ScoreLoss):
     """`segloss.jaccard` of logits: from 0 to 1. Takes the options of `segloss.RegionLoss`.
 
+    References:
+        Rahman and Wang, "Optimizing intersection-over-union in deep neural networks for image
+        segmentation", ISVC 2016.
+
     Example:
         >>> import torch
         >>> logits, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
@@ -203,8 +209,49 @@ class TverskyLoss(ScoreLoss):
         return tversky(sums, self.alpha, self.beta, self.smooth_nr, self.smooth_dr)
 
 
+class GeneralizedLoss(RegionLoss):
+    """One ratio of all classes of a group together, each by its volume: see `GeneralizedDiceLoss`."""
+
+    needs: ClassVar[tuple[str, ...]]
+    """The names of the sums that `score` reads."""
+
+    def __init__(
+        self,
+        encoding: Encoding = Multiclass(),
+        *,
+        weighting: Weighting = "square",
+        **options: Unpack[RegionOptions],
+    ) -> None:
+        super().__init__(encoding, **options)
+        self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
+
+    @abstractmethod
+    def score(self, sums: Sums, weight: Scores) -> GroupScores:
+        """One number for each group."""
+
+    @property
+    def request(self) -> Request:
+        return Request((*self.needs, "pred", "true", "count"))
+
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        true, count = regions["true"], regions["count"]
+        absent = true == 0
+        power = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
+        weight = true.masked_fill(absent, 1).pow(-power).masked_fill(absent, 0)
+        if self.empty == "smooth":
+            largest = weight.amax(1, keepdim=True)
+            weight = torch.where(absent, largest.masked_fill(largest == 0, 1), weight)
+        if self.class_weight is not None:
+            weight = weight * weight.new_tensor(self.class_weight)
+        score = self.score(regions, weight)
+        if self.empty == "penalise":
+            wrong = ratio(regions["pred"], count).masked_fill(~absent, 0)
+            score = score + wrong.mean(1, keepdim=True)
+        return reduced(score.masked_fill((count == 0).all(1, keepdim=True), 0), self.reduction)
+
+
 @final
-class GeneralizedDiceLoss(RegionLoss):
+class GeneralizedDiceLoss(GeneralizedLoss):
     """`segloss.generalized_dice` of logits: one number for each group, from 0 to 1.
 
     A class counts by the inverse of its volume, so that small ones matter. An absent class has no
@@ -229,32 +276,7 @@ class GeneralizedDiceLoss(RegionLoss):
         tensor(0.3333)
     """
 
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(),
-        *,
-        weighting: Weighting = "square",
-        **options: Unpack[RegionOptions],
-    ) -> None:
-        super().__init__(encoding, **options)
-        self.weighting: Weighting = one_of("weighting", weighting, get_args(Weighting))
+    needs = ("overlap",)
 
-    @property
-    def request(self) -> Request:
-        return Request(("overlap", "pred", "true", "count"))
-
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        true, count = regions["true"], regions["count"]
-        absent = true == 0
-        power = {"square": 2, "simple": 1, "uniform": 0}[self.weighting]
-        weight = true.masked_fill(absent, 1).pow(-power).masked_fill(absent, 0)
-        if self.empty == "smooth":
-            largest = weight.amax(1, keepdim=True)
-            weight = torch.where(absent, largest.masked_fill(largest == 0, 1), weight)
-        if self.class_weight is not None:
-            weight = weight * weight.new_tensor(self.class_weight)
-        score = generalized_dice(regions, weight, self.smooth_nr, self.smooth_dr)
-        if self.empty == "penalise":
-            wrong = ratio(regions["pred"], count).masked_fill(~absent, 0)
-            score = score + wrong.mean(1, keepdim=True)
-        return reduced(score.masked_fill((count == 0).all(1, keepdim=True), 0), self.reduction)
+    def score(self, sums: Sums, weight: Scores) -> GroupScores:
+        return generalized_dice(sums, weight, self.smooth_nr, self.smooth_dr)

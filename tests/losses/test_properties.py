@@ -14,6 +14,7 @@ from segloss import (
     ExponentialLogarithmicLoss,
     FocalLoss,
     GeneralizedDiceLoss,
+    GeneralizedSurfaceLoss,
     JaccardLoss,
     LDRKLLoss,
     MCCLoss,
@@ -42,6 +43,8 @@ IGNORING = [e for e in ENCODINGS if e.ignore is not None]
 OF_ALL_CLASSES = (NormalizedCrossEntropyLoss, LDRKLLoss, SquentropyLoss, *PENALTIES)
 OF_THE_TRUE_CLASS = [x for x in VOXEL if x not in OF_ALL_CLASSES]
 FROM_ZERO = [x for x in LOSSES if x not in (BoundaryLoss, SquentropyLoss, *PENALTIES)]
+
+GENERALIZED = (GeneralizedDiceLoss, GeneralizedSurfaceLoss)
 
 each_loss = pytest.mark.parametrize("loss_class", LOSSES, ids=lambda x: x.__name__)
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
@@ -99,7 +102,7 @@ def test_overlap_losses_lie_between_zero_and_one(
 ) -> None:
     loss = loss_class(encoding, reduction="none", empty=empty)
     most = {MCCLoss: 2, ExponentialLogarithmicLoss: torch.inf}.get(loss_class, 1)
-    if loss_class is GeneralizedDiceLoss and empty == "penalise":
+    if loss_class in GENERALIZED and empty == "penalise":
         most = 2
     for seed, present in [(0, 3), (1, 2), (2, 1)]:
         batch = make_batch(encoding, seed=seed, present=present, scale=8.0)
@@ -326,7 +329,7 @@ def test_class_weights_have_mean_one_in_region_losses() -> None:
         )
 
 
-@pytest.mark.parametrize("loss_class", [x for x in LOSSES if x is not GeneralizedDiceLoss])
+@pytest.mark.parametrize("loss_class", [x for x in LOSSES if x not in GENERALIZED])
 def test_equal_class_weights_are_none(loss_class: Any) -> None:
     loss = loss_class(Multiclass())
     batch = make_batch()

@@ -19,6 +19,7 @@ class Dense:
     weight: Tensor
     maps: dict[str, Tensor]
     exclusive: bool  # softmax; otherwise a sigmoid for each channel
+    space: tuple[int, ...]
 
     @property
     def pred(self) -> Tensor:
@@ -58,7 +59,7 @@ def dense(encoding: Any, input: Tensor, target: Tensor, maps: dict[str, Tensor])
     else:
         log_pred, log_rest = logsigmoid(logits), logsigmoid(-logits)
     channels = {k: _per_channel(k, m, (b, c, *space)) for k, m in maps.items() if k != "weight"}
-    return Dense(logits, log_pred, log_rest, true, weight, channels, exclusive)
+    return Dense(logits, log_pred, log_rest, true, weight, channels, exclusive, tuple(space))
 
 
 def _per_channel(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -68,6 +69,8 @@ def _per_channel(name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         labels = values.reshape(b, -1)
         return one_hot(torch.where(labels == 0, -1.0, labels), c)
     values = values.reshape(b, -1, *space).flatten(2)
+    if name == "instances" and values.shape[1] == 1:  # numbers for all classes
+        return values.expand(b, c, -1)
     absent = values.new_zeros(b, c - values.shape[1], values.shape[2])
     return torch.cat([absent, values], 1)
 

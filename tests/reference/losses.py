@@ -1,14 +1,27 @@
 """The value of any loss of the package, by the formula in its documentation."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tests.reference.centrelines import centreline_score
 from tests.reference.dense import Dense, dense, pooled, region_sum
+from tests.reference.hardest import hardest_mean
+from tests.reference.instances import INSTANCE, instance_score
 from tests.reference.logits import LOGITS, logit_mean
 from tests.reference.overlap import overlap_score
+from tests.reference.surfaces import SURFACE, boundary_dou_score, surface_cost, worst_and_kept
 from tests.reference.voxels import ADJUSTED, VOXEL, adjusted, voxel_cost
+
+
+_FORMULAS = {
+    "BoundaryDoULoss": boundary_dou_score,
+    "CenterlineDiceLoss": centreline_score,
+    **dict.fromkeys(INSTANCE, instance_score),
+}
+_OF_SKELETONS = ("SkeletonRecallLoss", "CenterlineDiceLoss")
 
 
 def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
@@ -22,12 +35,14 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
     if name in ADJUSTED:
         logits = adjusted(loss, input, x.true.reshape(input.shape))
         x = dense(loss.encoding, logits, target, maps)
+    if name == "TopKCrossEntropyLoss":
+        return _reduce(hardest_mean(loss, x, _scored(loss)), loss.reduction)
     if name in LOGITS or getattr(loss, "label_smoothing", 0):
         return _reduce(logit_mean(loss, x, _scored(loss)), loss.reduction)
     if name in VOXEL:
         return _reduce(_voxel_mean(loss, x), loss.reduction)
-    if name == "GeneralizedDiceLoss":
-        return _reduce(_generalized_dice(loss, x), loss.reduction)
+    if name in ("GeneralizedDiceLoss", "GeneralizedSurfaceLoss"):
+        return _reduce(_generalized(loss, x), loss.reduction)
     score = _class_mean(loss, *_scores(loss, x))
     if name == "ExponentialLogarithmicLoss":
         by_class, by_voxel = loss.dice_weight, loss.cross_entropy_weight
@@ -58,10 +73,15 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
     count = s("count")
     if name == "BoundaryLoss":
         return _ratio(s("pred*distance"), count), torch.ones_like(count).bool()
+    if name in SURFACE:
+        cost = pooled(surface_cost(loss, x).sum(2), loss.group)[:, _scored(loss) :]
+        return _ratio(cost, count), torch.ones_like(count).bool()
     if name == "RegionProportionLoss":
         return _ratio((s("pred") - s("true")).abs(), count), torch.ones_like(count).bool()
+    if name == "TLoss":
+        return _student(loss, s("error^2"), count), torch.ones_like(count).bool()
     a, b = loss.smooth_nr, loss.smooth_dr
-    presence = s("skeleton") if name == "SkeletonRecallLoss" else s("true")
+    presence = s("skeleton" if name in _OF_SKELETONS else "true")
     if name == "DiceLoss":
         top, bottom = 2 * s("overlap") + a, s("pred") + s("true") + b
     elif name == "JaccardLoss":
@@ -77,13 +97,21 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
     elif name == "SkeletonRecallLoss":
         top, bottom = s("pred*skeleton") + a, s("skeleton") + b
     else:
-        found = 1 - overlap_score(loss, x)[:, _scored(loss) :]
+        found = 1 - _FORMULAS.get(name, overlap_score)(loss, x)[:, _scored(loss) :]
         top, bottom = found, torch.ones_like(found)
     score = 1 - _ratio(top, bottom)
     if loss.empty == "penalise":
         score = torch.where(presence == 0, _ratio(s("pred"), count), score)
     score = torch.where(count == 0, 0.0, score)
     return score, (presence != 0) if loss.empty == "skip" else torch.ones_like(presence).bool()
+
+
+def _student(loss: Any, error: Tensor, count: Tensor) -> Tensor:
+    """Minus the log density of Student's t-distribution in D dimensions, over D."""
+    nu, d = loss.log_nu.double().exp(), torch.where(count == 0, 1.0, count)
+    peak = torch.lgamma((nu + d) / 2) - torch.lgamma(nu / 2) - d / 2 * torch.log(math.pi * nu)
+    density = peak - (nu + d) / 2 * torch.log(1 + error / nu)
+    return torch.where(count == 0, 0.0, -density / d)
 
 
 def _ratio(top: Tensor, bottom: Tensor, otherwise: float = 0.0) -> Tensor:
@@ -102,7 +130,7 @@ def _class_mean(loss: Any, score: Tensor, present: Tensor) -> Tensor:
     return (score * weight).sum() / weight.sum() if weight.any() else (score * 0).sum()
 
 
-def _generalized_dice(loss: Any, x: Dense) -> Tensor:
+def _generalized(loss: Any, x: Dense) -> Tensor:
     s = _sums(loss, x)
     true, count = s("true"), s("count")
     power = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[loss.weighting]
@@ -115,8 +143,12 @@ def _generalized_dice(loss: Any, x: Dense) -> Tensor:
     weight = true.new_tensor(rows)
     if loss.class_weight is not None:
         weight = weight * weight.new_tensor(loss.class_weight)
-    top = 2 * (weight * s("overlap")).sum(1, keepdim=True) + loss.smooth_nr
-    bottom = (weight * (s("pred") + true)).sum(1, keepdim=True) + loss.smooth_dr
+    if type(loss).__name__ == "GeneralizedSurfaceLoss":
+        size, kept = (y[:, _scored(loss) :] for y in worst_and_kept(loss, x))
+    else:
+        size, kept = s("pred") + true, 2 * s("overlap")
+    top = (weight * kept).sum(1, keepdim=True) + loss.smooth_nr
+    bottom = (weight * size).sum(1, keepdim=True) + loss.smooth_dr
     score = 1 - _ratio(top, bottom)
     if loss.empty == "penalise":
         mean = _ratio(s("pred"), count)

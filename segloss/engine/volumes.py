@@ -1,0 +1,96 @@
+"""A sample at a time with its image axes, for what must look beyond the single voxel."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from segloss.encoding import Encoded
+from segloss.engine.block import Block
+
+__all__ = ["Volume", "border", "volumes"]
+
+
+class Volume:
+    """The scored nodes of a sample, without gradient; each property is ``(k, *space)``.
+
+    Args:
+        block: The sample, whole.
+        space: Its image axes.
+        scored: How many nodes are scored, k; they are the last.
+    """
+
+    def __init__(self, block: Block, space: tuple[int, ...], scored: int) -> None:
+        self.block, self.space, self.scored = block, space, scored
+
+    @property
+    def pred(self) -> Tensor:
+        """Probabilities."""
+        return self._cut(self.block.pred)
+
+    @property
+    def true(self) -> Tensor:
+        """Memberships."""
+        return self._cut(self.block.true)
+
+    @property
+    def weight(self) -> Tensor | None:
+        """How much each voxel counts, ``(1 or k, *space)``; None if equally."""
+        return None if self.block.weight is None else self._cut(self.block.weight)
+
+    @property
+    def there(self) -> Tensor | None:
+        """Booleans, ``(1 or k, *space)``: the voxels that count; None for all."""
+        return None if self.weight is None else self.weight != 0
+
+    def map(self, name: str) -> Tensor:
+        """The target map of that name; 0 for a node that it lacks."""
+        x = self.block.maps[name]
+        return self._cut(pad(x, (0, 0, max(0, self.scored - x.shape[1]), 0)))
+
+    def _cut(self, x: Tensor) -> Tensor:
+        return x[0, -self.scored :].unflatten(1, self.space)
+
+
+def volumes(
+    encoded: Encoded, space: tuple[int, ...], first: int, maps: frozenset[str] = frozenset()
+) -> Iterator[Volume]:
+    """Each sample of a batch.
+
+    Args:
+        encoded: The batch.
+        space: Its image axes.
+        first: The first scored node.
+        maps: The target maps that are asked for.
+    """
+    wanted = {name: x for name, x in encoded.maps.items() if name in maps}
+    encoded = replace(encoded, logits=encoded.logits.detach(), maps=wanted)
+    for sample in range(len(encoded.logits)):
+        block = Block(encoded, (slice(sample, sample + 1), slice(None)))
+        yield Volume(block, space, encoded.nodes - first)
+
+
+def border(x: Tensor, there: Tensor | None, axes: int) -> Tensor:
+    """How much each voxel exceeds the least of its neighbours along the last axes.
+
+    Of a mask, the voxels at its boundary. What is not there, or beyond the image, is no neighbour.
+
+    Args:
+        x: From 0 to 1.
+        there: Booleans: the voxels that exist; None for all.
+        axes: How many axes the image has.
+
+    Example:
+        >>> border(torch.tensor([[1.0, 1.0, 1.0, 0.0]]), None, 2)
+        tensor([[0., 0., 1., 0.]])
+    """
+    x = x if there is None else x.masked_fill(~there, 1)
+    least = x.clone()
+    for axis in range(-axes, 0):
+        steps = x.shape[axis] - 1
+        for to, of in ((0, 1), (1, 0)):
+            part = least.narrow(axis, to, steps)
+            torch.minimum(part, x.narrow(axis, of, steps), out=part)
+    return x - least
