@@ -13,6 +13,7 @@ from segloss import (
     GradientNormBalance,
     Multiclass,
     SkeletonRecallLoss,
+    TopKCrossEntropyLoss,
 )
 from tests.ranks import on_two_ranks
 from tests.strategies import IGNORED, Batch, make_batch
@@ -26,6 +27,7 @@ def losses(group: Any) -> dict[str, Any]:
     return {
         "dice": dice,
         "cross_entropy": cross_entropy,
+        "hardest": TopKCrossEntropyLoss(ENCODING, k=33, group=group),
         "skip": DiceLoss(ENCODING, group=group, empty="skip"),
         "compound": dice
         + cross_entropy

@@ -80,7 +80,7 @@ class Request:
         """Whether the logits do not matter: there is no gradient, and no pass for it."""
         targets = ("count", "true", "true_squared")
         of_maps = {name for name in self.regions if map_of(name) and "*" not in name}
-        return not self.voxels and of_maps.union(targets).issuperset(self.regions)
+        return len(self.voxels) == 0 and of_maps.union(targets).issuperset(self.regions)
 
 
 def map_of(name: str) -> str | None:
@@ -108,7 +108,7 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """
     if request.constant:
         encoded = replace(encoded, logits=encoded.logits.detach())
-    if not (request.regions or request.voxels):
+    if len(request.regions) + len(request.voxels) == 0:
         return {}, encoded.classes.new_empty(0, 2, len(encoded.logits))
     if backend.takes(encoded, request):
         from segloss.engine.kernels import rows

@@ -31,6 +31,7 @@ __all__ = [
     "class_pull",
     "has_closed_form",
     "phi_of",
+    "voxel_costs",
     "voxel_sums",
 ]
 
@@ -241,14 +242,25 @@ def voxel_sums(block: Block, terms: tuple[VoxelSum | CostSum, ...]) -> list[Tens
     return [
         term.sums(block)
         if isinstance(term, CostSum)
-        else _sum_by_node(block, term)
-        if term.of == "node" or not block.activation.joint
-        else _sum_by_label(block, term)
+        else _summed(block, *voxel_costs(block, term))
         for term in terms
     ]
 
 
-def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
+def voxel_costs(block: Block, term: VoxelSum) -> tuple[Tensor, Tensor | None]:
+    """φ(m) and its shares w α y, each ``(b, k, n)`` or ``(b, 1, n)``; None for shares of 1."""
+    by_node = term.of == "node" or not block.activation.joint
+    return _costs_by_node(block, term) if by_node else _costs_by_label(block, term)
+
+
+def _summed(block: Block, value: Tensor, shares: Tensor | None) -> Tensor:
+    b, _, n = block.logits.shape
+    if shares is None:
+        return torch.stack((value.sum((1, 2)), value.new_full((b,), n)), 1)
+    return torch.stack(((value * shares).sum((1, 2)), shares.sum((1, 2))), 1)
+
+
+def _costs_by_label(block: Block, term: VoxelSum) -> tuple[Tensor, Tensor | None]:
     by_step = term.of == "step"
     if isinstance(block.activation, Softmax) and not _weighs_steps(term):
         m = block.cross_entropy
@@ -258,12 +270,7 @@ def _sum_by_label(block: Block, term: VoxelSum) -> Tensor:
         m = block.activation.surprise(block.logits, block.true, block.known, weight)
     if isinstance(term.phi, Relative):
         m = term.phi.measure(m, _surprises(block))
-    shares = _class_shares(block, None if by_step else term.class_weight)
-    value = phi_of(term.phi, m)
-    b, _, n = block.logits.shape
-    if shares is None:
-        return torch.stack((value.sum((1, 2)), value.new_full((b,), n)), 1)
-    return torch.stack(((value * shares).sum((1, 2)), shares.sum((1, 2))), 1)
+    return phi_of(term.phi, m), _class_shares(block, None if by_step else term.class_weight)
 
 
 def _surprises(block: Block) -> Tensor:
@@ -277,12 +284,11 @@ def _weighs_steps(term: VoxelSum) -> bool:
     return term.of == "step" and term.class_weight is not None
 
 
-def _sum_by_node(block: Block, term: VoxelSum) -> Tensor:
+def _costs_by_node(block: Block, term: VoxelSum) -> tuple[Tensor, Tensor]:
     yes, no = (-log for log in block.answers)
     if isinstance(term.phi, Relative):
         both = torch.stack((yes, no))
         yes, no = term.phi.measure(yes, both), term.phi.measure(no, both)
     by_yes, by_no = phi_of(term.phi, yes), phi_of(term.phi_of_no, no)
     value = block.true * by_yes + (1 - block.true) * by_no
-    weight = _entry_weight(block, term.class_weight)
-    return torch.stack(((value * weight).sum((1, 2)), weight.sum((1, 2))), 1)
+    return value, _entry_weight(block, term.class_weight)
