@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from monai.config import KeysCollection, NdarrayOrTensor
+from monai.config import KeysCollection
 from monai.data import MetaTensor, affine_to_spacing
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_numpy, get_equivalent_dtype
 
 from segloss.transforms.arrays import Array, Spacing, Unchecked
-from segloss.transforms.containers import like, opened
+from segloss.transforms.containers import Label, like, opened
 
 __all__ = ["ON_GPU_TOO", "TargetMap", "TargetMapd", "numpy_dtype", "stacked"]
 
@@ -19,7 +19,7 @@ ON_GPU_TOO = [TransformBackends.NUMPY, TransformBackends.CUPY]
 """The `backend` of a map that CuPy can make."""
 
 
-def spacing_of(label: NdarrayOrTensor) -> Spacing:
+def spacing_of(label: Label) -> Spacing:
     """Size of a voxel as the label itself knows it: from a MetaTensor's affine, or unknown."""
     if not isinstance(label, MetaTensor):
         return None
@@ -68,7 +68,7 @@ class TargetMap(Transform, ABC):
     backend = [TransformBackends.NUMPY]
     spacing: Spacing = None
 
-    def __call__(self, label: NdarrayOrTensor, *, spacing: Spacing = None) -> NdarrayOrTensor:
+    def __call__(self, label: Label, *, spacing: Spacing = None) -> Label:
         """The map of a label.
 
         Args:
@@ -80,16 +80,14 @@ class TargetMap(Transform, ABC):
         """
         return self.together([label], spacing=spacing)[0]
 
-    def together(
-        self, labels: Sequence[NdarrayOrTensor], *, spacing: Spacing = None
-    ) -> list[NdarrayOrTensor]:
+    def together(self, labels: Sequence[Label], *, spacing: Spacing = None) -> list[Label]:
         """The maps of several labels of one shape, on one device: as if one by one."""
         spacings = [self.spacing_for(label) if spacing is None else spacing for label in labels]
         with opened(labels, gpu=TransformBackends.CUPY in self.backend) as several:
             results = self.make_all(several, spacings)
             return [like(result, label) for result, label in zip(results, labels, strict=True)]
 
-    def spacing_for(self, label: NdarrayOrTensor) -> Spacing:
+    def spacing_for(self, label: Label) -> Spacing:
         """Size of the label's voxels: as this transform was told, else as the label knows it."""
         return spacing_of(label) if self.spacing is None else self.spacing
 

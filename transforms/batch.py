@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import final
 
 import torch
+from monai.transforms import Transform
 from torch import Tensor, nn
 
 from segloss.transforms.base import TargetMap
@@ -40,17 +41,18 @@ class TargetMaps(nn.Module):
         {'skeleton': (2, 1, 8, 8), 'distance': (2, 2, 8, 8)}
     """
 
-    def __init__(self, maps: Mapping[str, TargetMap]) -> None:
+    def __init__(self, maps: Mapping[str, Transform]) -> None:
         super().__init__()
-        self.maps = dict(maps)
-        if not self.maps:
+        self.maps: dict[str, TargetMap] = {}
+        if not maps:
             raise ValueError("maps is empty: expected a transform for each map, by name")
-        for name, make in self.maps.items():
+        for name, make in maps.items():
             if not isinstance(make, TargetMap):
                 raise TypeError(
                     f"maps[{name!r}] is {make!r}: expected an array transform that makes a map, "
                     f"such as TubedSkeleton(), or another TargetMap."
                 )
+            self.maps[name] = make
 
     @torch.no_grad()
     def forward(self, label: Tensor) -> dict[str, Tensor]:

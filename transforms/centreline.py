@@ -259,13 +259,13 @@ def _thinned(mask: Mask, *, flat: bool) -> Mask:
     return volume[1:-1, 1:-1, 1:-1]
 
 
-def _thinned_at_once(masks: Sequence[Mask]) -> Sequence[Mask]:
+def _thinned_at_once(masks: list[Mask]) -> list[Mask]:
     """`skeleton` of masks on a GPU, of one shape."""
     if not masks:
-        return masks
+        return []
     shape = masks[0].shape
     planes = np.stack(masks).reshape(len(masks), -1, *shape[-2:])  # an image is a single plane
-    return gpu.thinned(planes).reshape(len(masks), *shape)
+    return list(gpu.thinned(planes).reshape(len(masks), *shape))
 
 
 def _step_wider(mask: Mask) -> Mask:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import torch
 from monai.config import NdarrayOrTensor
@@ -16,10 +17,13 @@ from monai.utils import convert_to_dst_type, convert_to_numpy
 
 from segloss.transforms.arrays import Array, on_gpu
 
-__all__ = ["channels_of", "check_channel_first", "like", "opened", "stays_on_gpu"]
+__all__ = ["Label", "channels_of", "check_channel_first", "like", "opened", "stays_on_gpu"]
+
+Label: TypeAlias = NdarrayOrTensor | Array
+"""A label or a map: a tensor, MetaTensor, or an array of NumPy or CuPy."""
 
 
-def check_channel_first(label: NdarrayOrTensor) -> None:
+def check_channel_first(label: Label) -> None:
     """Raise unless a label has a channel axis and two or three axes of space."""
     if label.ndim not in {3, 4} or 0 in label.shape:
         raise ValueError(
@@ -30,7 +34,7 @@ def check_channel_first(label: NdarrayOrTensor) -> None:
 
 
 @contextmanager
-def opened(labels: Sequence[NdarrayOrTensor], *, gpu: bool = True) -> Iterator[list[Array]]:
+def opened(labels: Sequence[Label], *, gpu: bool = True) -> Iterator[list[Array]]:
     """The voxels of labels on one device, for as long as they are worked on.
 
     Args:
@@ -48,12 +52,10 @@ def opened(labels: Sequence[NdarrayOrTensor], *, gpu: bool = True) -> Iterator[l
         yield [channels_of(label, gpu=gpu) for label in labels]
 
 
-def stays_on_gpu(label: NdarrayOrTensor) -> bool:
+def stays_on_gpu(label: Label) -> bool:
     """Whether a label is on a GPU and CuPy is there to work on it; says so if it is not."""
-    if not isinstance(label, torch.Tensor):
-        return on_gpu(label)
-    if not label.is_cuda:
-        return False
+    if not _on_cuda(label):
+        return not isinstance(label, torch.Tensor) and on_gpu(label)
     if find_spec("cupy") is None:
         warnings.warn(
             "CuPy is not installed, so the maps of tensors on a GPU are made on the CPU: "
@@ -64,6 +66,10 @@ def stays_on_gpu(label: NdarrayOrTensor) -> bool:
     return True
 
 
+def _on_cuda(label: Label) -> bool:
+    return isinstance(label, torch.Tensor) and label.is_cuda
+
+
 def _stream(device: torch.device) -> AbstractContextManager[object]:
     """PyTorch's stream, for CuPy."""
     cuda, stream = import_module("cupy").cuda, torch.cuda.current_stream(device)
@@ -72,7 +78,7 @@ def _stream(device: torch.device) -> AbstractContextManager[object]:
     return cuda.ExternalStream(stream.cuda_stream)  # type: ignore[no-any-return]  # before CuPy 14
 
 
-def channels_of(label: NdarrayOrTensor, *, gpu: bool = False) -> Array:
+def channels_of(label: Label, *, gpu: bool = False) -> Array:
     """A label's voxels in NumPy, or with `gpu` in CuPy; see `opened`."""
     check_channel_first(label)
     if not gpu:
@@ -85,7 +91,7 @@ def channels_of(label: NdarrayOrTensor, *, gpu: bool = False) -> Array:
     return channels.view(bool) if is_bool else channels  # type: ignore[no-any-return]
 
 
-def like(result: Array, label: NdarrayOrTensor) -> NdarrayOrTensor:
+def like(result: Array, label: Label) -> Label:
     """A map in the container of its label: on its device, and with its metadata."""
     if on_gpu(result):
         if not isinstance(label, torch.Tensor):

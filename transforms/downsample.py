@@ -5,14 +5,14 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from monai.config import KeysCollection, NdarrayOrTensor
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
 from segloss.transforms.arrays import Number, positive, voxel_size
 from segloss.transforms.base import ON_GPU_TOO, TargetMap
-from segloss.transforms.containers import check_channel_first, like, opened
+from segloss.transforms.containers import Label, check_channel_first, like, opened
 from segloss.transforms.functional import downsample
 
 __all__ = ["DownsampleTargetsD", "DownsampleTargetsDict", "DownsampleTargetsd"]
@@ -102,7 +102,7 @@ def checked_scale(scale: Scale) -> Scale:
     return numbers[0] if np.ndim(scale) == 0 else numbers
 
 
-def at_scale(label: NdarrayOrTensor, scale: Scale) -> NdarrayOrTensor:
+def at_scale(label: Label, scale: Scale) -> Label:
     """A channel-first label at another resolution; the same object if nothing changes."""
     check_channel_first(label)
     full = tuple(label.shape[1:])
