@@ -15,12 +15,14 @@ from segloss.losses.base import VoxelLoss, VoxelOptions
 
 __all__ = ["AsymmetricLoss"]
 
+_LEAST_SHIFT = 0.001
+
 
 @dataclass(frozen=True)
 class ShiftedFocal:
     """φ(m) = -u^γ log(1 - u), u = max(1 - e^-m - s, 0): the focal loss of a lower error.
 
-    The shift s must be above 0; without it, it is `Focal`.
+    The shift s must be at least 0.001; without it, it is `Focal`.
     """
 
     gamma: float
@@ -32,22 +34,17 @@ class ShiftedFocal:
 
     def value(self, m: Tensor) -> Tensor:
         wrong = self._wrong(m)
-        return wrong.pow(self.gamma) * self._surprise(m, wrong)
+        return -wrong.pow(self.gamma) * torch.log1p(-wrong)
 
     def slope(self, m: Tensor) -> Tensor:
-        wrong, right = self._wrong(m), torch.exp(-m)
+        wrong = self._wrong(m)
         free = wrong == 0
-        per_wrong = self._surprise(m, wrong) / wrong.masked_fill(free, 1)
-        slope = wrong.pow(self.gamma) * (self.gamma * per_wrong + 1 / (right + self.shift))
-        return (right * slope).masked_fill(free, 0)
+        per_wrong = -torch.log1p(-wrong) / wrong.masked_fill(free, 1)
+        steepness = wrong.pow(self.gamma) * (self.gamma * per_wrong + 1 / (1 - wrong))
+        return (torch.exp(-m) * steepness).masked_fill(free, 0)
 
     def _wrong(self, m: Tensor) -> Tensor:
         return (-torch.expm1(-m) - self.shift).clamp(min=0)
-
-    def _surprise(self, m: Tensor, wrong: Tensor) -> Tensor:
-        # Near 0 the one has the digits, near 1 the other.
-        surprise = -torch.log(torch.exp(-m) + self.shift)
-        return torch.where(wrong < 0.5, -torch.log1p(-wrong), surprise)
 
 
 @final
@@ -69,7 +66,7 @@ class AsymmetricLoss(VoxelLoss):
             for, and this is `segloss.FocalLoss`.
         gamma_yes: γ₊.
         gamma_no: γ₋.
-        shift: s, from 0, below 1.
+        shift: s, below 1; 0, or at least 0.001.
         **options: Those of `segloss.VoxelLoss`.
 
     References:
@@ -99,10 +96,10 @@ class AsymmetricLoss(VoxelLoss):
         super().__init__(encoding, **options)
         self.gamma_yes = not_negative("gamma_yes", gamma_yes)
         self.gamma_no = not_negative("gamma_no", gamma_no)
-        if not 0 <= shift < 1:
+        if shift and not _LEAST_SHIFT <= shift < 1:
             raise ValueError(
-                "shift must lie between 0 and 1, the probability below which a no costs nothing, "
-                f"got {shift!r}"
+                f"shift must be 0, or lie between {_LEAST_SHIFT}, where single precision sees it, and "
+                f"1: the probability up to which a no costs nothing, got {shift!r}"
             )
         self.shift = float(shift)
 

@@ -44,7 +44,7 @@ READ = [(x, e) for x in NARROW for e in ENCODINGS if isinstance(e, x.takes)]
 each = pytest.mark.parametrize(("loss_class", "encoding"), READ)
 each_loss = pytest.mark.parametrize("loss_class", NARROW)
 PHIS: list[Phi] = [Poly1(gamma, epsilon) for gamma in (0.0, 0.5, 2.0) for epsilon in (-1.0, 3.0)]
-PHIS += [ShiftedFocal(gamma, shift) for gamma in (0.0, 0.5, 4.0) for shift in (0.05, 0.5)]
+PHIS += [ShiftedFocal(gamma, shift) for gamma in (0.0, 0.5, 4.0) for shift in (0.001, 0.05, 0.5)]
 
 
 def told(loss_class: Any, encoding: Any = None, channels: int = 3, **options: Any) -> Any:
@@ -531,7 +531,10 @@ def test_a_perfect_unified_focal_loss_has_a_finite_gradient() -> None:
         (Poly1CrossEntropyLoss, {"epsilon": -1.5}, "epsilon must .* at least -1.*-1.5"),
         (Poly1FocalLoss, {"epsilon": math.nan}, "epsilon must .*nan"),
         (Poly1FocalLoss, {"gamma": -1.0}, "gamma must .*-1.0"),
-        (AsymmetricLoss, {"shift": 1.0}, "shift must .* 0 and 1.*1.0"),
+        (AsymmetricLoss, {"shift": 1.0}, "shift must .* between 0.001.* and 1: .*1.0"),
+        (AsymmetricLoss, {"shift": 1e-9}, "shift must .*1e-09"),
+        (AsymmetricLoss, {"shift": -0.1}, "shift must .*-0.1"),
+        (AsymmetricLoss, {"shift": math.nan}, "shift must .*nan"),
         (AsymmetricLoss, {"gamma_no": -1.0}, "gamma_no must .*-1.0"),
         (AsymmetricLoss, {"gamma_yes": math.inf}, "gamma_yes must .*inf"),
         (UnifiedFocalLoss, {"gamma": 1.0}, "gamma must .*without 1.*1.0"),
