@@ -1,17 +1,16 @@
 """Target maps where a loss is called with an input and a target, and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
 import torch
 from monai.engines import PrepareBatch
-from monai.transforms import Transform
 from torch import Tensor, nn
 
 from segloss.batches import Keys, LabelWithMaps, labelled, map_keys
 from segloss.shapes import Reduced
 from segloss.transforms.base import TargetMap
+from segloss.transforms.batch import TargetMaps
 
 __all__ = ["PrepareBatchMaps", "WithMaps"]
 
@@ -20,19 +19,17 @@ __all__ = ["PrepareBatchMaps", "WithMaps"]
 class WithMaps(nn.Module):
     """A loss of an input and a target only: its maps come with the target, or are made of it.
 
-    They come with it where `PrepareBatchMaps` has packed the batch. Any other label has them made at
-    every call: for Auto3DSeg, `monai.losses.DeepSupervisionLoss`, and every loop that knows of no
-    maps. That costs what the transforms cost, on the CPU, while the network waits; loader workers
-    would do it meanwhile.
+    They come with it where `PrepareBatchMaps` has packed the batch. For any other label they are made
+    at every call by `segloss.transforms.TargetMaps`: for Auto3DSeg, `monai.losses.DeepSupervisionLoss`
+    and every loop that knows of no maps. On the CPU the network waits for that; the workers of a
+    loader would do it meanwhile.
 
     Args:
         loss: What takes an input, a target and maps: a loss or a compound of segloss; or its
             `DeepSupervisionLoss` for lists of inputs and of targets.
-        maps: Transforms that make the maps, by name, like those of
-            `segloss.transforms.DownsampleTargetsd`. Distances are by their `spacing`, or that of a
-            MetaTensor's affine, or in voxels of the target as it comes: where a wrapper shrinks it
-            and tells nobody (`monai.losses.DeepSupervisionLoss`), of the low resolution. Samples are
-            shared out among as many threads as PyTorch has.
+        maps: Transforms that make the maps, by name, see `segloss.transforms.TargetMaps`. Distances
+            in voxels are in those of the target as it comes: where a wrapper has shrunk it and told
+            nobody, as `monai.losses.DeepSupervisionLoss` does, in those of the low resolution.
 
     Example:
         >>> from segloss import DiceLoss, SkeletonRecallLoss
@@ -42,17 +39,10 @@ class WithMaps(nn.Module):
         tensor(1.1667)
     """
 
-    def __init__(self, loss: nn.Module, maps: Mapping[str, Transform] | None = None) -> None:
+    def __init__(self, loss: nn.Module, maps: Mapping[str, TargetMap] | None = None) -> None:
         super().__init__()
         self.loss = loss
-        self.maps: dict[str, TargetMap] = {}
-        for name, make in (maps or {}).items():
-            if not isinstance(make, TargetMap):
-                raise TypeError(
-                    f"maps[{name!r}] is {make!r}, expected an array transform that makes a map, "
-                    "such as segloss.transforms.TubedSkeleton()"
-                )
-            self.maps[name] = make
+        self.maps = TargetMaps(maps) if maps else None
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -89,24 +79,12 @@ class WithMaps(nn.Module):
         value = self.loss(list(input), list(target), **maps)
         return value
 
-    @torch.no_grad()
     def _maps(self, target: Tensor, axes: int) -> dict[str, Tensor]:
-        """What the target carries, or what is made of it."""
+        """What the target carries, and what is made of it."""
         carried = target.maps if isinstance(target, LabelWithMaps) else {}
-        wanted = {name: make for name, make in self.maps.items() if name not in carried}
-        labels = list(target if target.ndim == axes else target.unsqueeze(1))
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            made = {name: pool.map(make, labels) for name, make in wanted.items()}
-            stacked = {name: torch.stack(list(map(_plain, maps))) for name, maps in made.items()}
-        return {**carried, **stacked}
-
-    def extra_repr(self) -> str:
-        """The names of the maps that are made."""
-        return f"maps={list(self.maps)}"
-
-
-def _plain(x: Any) -> Tensor:
-    return torch.as_tensor(x).as_subclass(Tensor)
+        if self.maps is None or self.maps.maps.keys() <= carried.keys():
+            return carried
+        return {**self.maps(target if target.ndim == axes else target.unsqueeze(1)), **carried}
 
 
 @final

@@ -25,14 +25,20 @@ class Measuring(SumOfTerms):
 
     @torch.no_grad()
     def measured(
-        self, input: Tensor, target: Tensor, measure: Callable[[Tensor, Tensor], Tensor]
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        pred: Callable[[Tensor], Tensor] | None = None,
+        true: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """A measure of every scored class, 0 for the others: ``(b, c, *space)``.
+        """Measures of every scored class, 0 for the others: ``(b, c, *space)``.
 
         Args:
             input: See `SumOfTerms.forward`.
             target: See `SumOfTerms.forward`.
-            measure: A function of the masks of a class in prediction and target, ``(*space)``.
+            pred: Measures the mask of a class in a prediction, ``(*space)``.
+            true: Measures that in a target, and is added.
         """
         (term,) = self.terms
         assert isinstance(term, Term)
@@ -41,9 +47,11 @@ class Measuring(SumOfTerms):
         measures = torch.zeros_like(input, dtype=encoded.classes.dtype)
         for sample, out in enumerate(measures):
             block = Block(encoded, (slice(sample, sample + 1), slice(None)))
-            pred, true = (x[0].view(out.shape) > 0.5 for x in (block.pred, block.true))
-            for node in range(term.skipped(len(out)), len(out)):
-                out[node] = measure(pred[node], true[node])
+            for side, measure in {"pred": pred, "true": true}.items():
+                if measure is not None:
+                    masks = getattr(block, side)[0].view(out.shape) > 0.5
+                    for node in range(term.skipped(len(out)), len(out)):
+                        out[node] += measure(masks[node])
         return measures
 
 
@@ -101,7 +109,7 @@ class BoundaryLoss(Measuring):
                 `segloss.transforms.SignedDistanced` makes: then nothing is measured here.
         """
         if distance is None:
-            distance = self.measured(input, target, lambda pred, true: _signed(true))
+            distance = self.measured(input, target, true=_signed)
         return self.scored(input, target, distance=distance)
 
 
@@ -160,16 +168,13 @@ class HausdorffDTLoss(Measuring):
                 `segloss.transforms.SignedDistanced` are to faces rather than centres: up to half a
                 voxel less along each axis.
         """
-        if distance is None:
-            weight = self.measured(
-                input, target, lambda pred, true: self._far(pred) + self._far(true)
-            )
-        else:
-            weight = self.measured(input, target, lambda pred, true: self._far(pred))
+        known = self._far if distance is None else None
+        weight = self.measured(input, target, pred=self._far, true=known)
+        if distance is not None:
             b, c, *space = input.shape
             expect_shape("distance map", distance, (b, c - 1, *space), (b, c, *space))
-            known = weight[:, c - distance.shape[1] :]
-            known += distance.as_subclass(Tensor).to(weight.dtype).abs() ** self.alpha
+            far = distance.as_subclass(Tensor).to(weight.dtype).abs() ** self.alpha
+            weight[:, c - far.shape[1] :] += far
         return self.scored(input, target, weight=weight)
 
     def _far(self, mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from segloss.engine import sums
 from segloss.monai import (
+    BoundaryLoss,
     DeepSupervisionLoss,
     DiceCELoss,
     DiceFocalLoss,
@@ -21,9 +22,15 @@ from segloss.monai import (
     GeneralizedDiceFocalLoss,
     GeneralizedDiceLoss,
     GeneralizedWassersteinDiceLoss,
+    HausdorffDTLoss,
+    LogHausdorffDTLoss,
     MaskedDiceLoss,
+    MCCLoss,
+    SoftclDiceLoss,
+    SoftDiceclDiceLoss,
     TverskyLoss,
 )
+from segloss.transforms import SignedDistance, TubedSkeleton
 from tests.monai.cases import SHAPES, expanded, make_batch, value_and_gradient
 
 SOFTMAX: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
@@ -44,6 +51,10 @@ VOLUME = (1, 2, 64, 64, 64)
         FocalLoss(to_onehot_y=True),
         MaskedDiceLoss(**SOFTMAX),
         GeneralizedWassersteinDiceLoss([[0, 1], [1, 0]]),
+        MCCLoss(**SOFTMAX),
+        BoundaryLoss(**SOFTMAX),
+        HausdorffDTLoss(**SOFTMAX),
+        SoftclDiceLoss(**SOFTMAX, iter_=1),
     ],
     ids=lambda loss: type(loss).__name__,
 )
@@ -65,6 +76,10 @@ def test_half_precision_does_not_overflow(loss: torch.nn.Module, dtype: torch.dt
         FocalLoss(to_onehot_y=True, gamma=0.5, use_softmax=True),
         DiceCELoss(**SOFTMAX, label_smoothing=0.1),
         DiceCELoss(sigmoid=True),
+        MCCLoss(**SOFTMAX),
+        MCCLoss(sigmoid=True, smooth_dr=0.0),
+        LogHausdorffDTLoss(**SOFTMAX),
+        SoftDiceclDiceLoss(**SOFTMAX),
     ],
     ids=str,
 )
@@ -173,6 +188,101 @@ def test_the_focal_loss_of_soft_labels_is_the_mean_over_their_answers() -> None:
     assert_close(FocalLoss()(batch.logits, soft).double(), expected, rtol=1e-5, atol=0)
 
 
+def blocks(*space: int) -> Tensor:
+    """Labels ``(1, 1, *space)`` of two blocks, class 1 and class 2."""
+    label = torch.zeros(1, 1, *space)
+    label[(0, 0, *(slice(1, 6) for _ in space))] = 1
+    label[(0, 0, *(slice(7, 9) for _ in space))] = 2
+    return label
+
+
+@pytest.mark.parametrize("loss_class", [HausdorffDTLoss, LogHausdorffDTLoss])
+def test_distances_of_integer_memberships_are_not_cut_off(loss_class: Any) -> None:
+    """MONAI keeps them in the type of the target."""
+    batch = make_batch(SHAPES[1])
+    found = loss_class(softmax=True)(batch.logits, batch.memberships.long())
+    assert_close(found, loss_class(softmax=True)(batch.logits, batch.memberships))
+    cut_off = getattr(theirs, loss_class.__name__)(softmax=True)
+    assert cut_off(batch.logits, batch.memberships.long()) < 0.99 * found
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("space", [(11, 12), (9, 10, 11)])
+def test_distances_may_be_brought_along(space: tuple[int, ...], background: bool) -> None:
+    """MONAI measures them at every call, in voxels whatever their size."""
+    label = blocks(*space)
+    logits = make_batch((1, 3, *space)).logits
+    options: dict[str, Any] = {"softmax": True, "include_background": background}
+    published = SignedDistance(num_classes=3, convention="kervadec", background=background)
+    distance = published(label[0])[None]
+    loss = BoundaryLoss(**options)
+    assert_close(loss(logits, label, distance=distance), loss(logits, label))
+    spacing = tuple(range(1, 1 + len(space)))
+    distance = SignedDistance(num_classes=3, spacing=spacing, background=True)(label[0])[None]
+    scored = slice(0 if background else 1, None)
+    expected = (logits.softmax(1) * distance)[:, scored].mean()
+    assert_close(loss(logits, label, distance=distance), expected)
+
+    known = published(label[0]).abs()[None]
+    hausdorff = HausdorffDTLoss(alpha=3.0, **options)
+    apart = hausdorff(logits, label, distance=0 * known)
+    error = (logits.softmax(1) - expanded(label[:, 0].long()[:, None], 3)) ** 2
+    expected = apart + (error[:, scored] * known**3).mean()
+    assert_close(hausdorff(logits, label, distance=known), expected)
+
+
+def test_distances_of_another_image_are_refused() -> None:
+    label, logits = blocks(11, 12), make_batch((1, 3, 11, 12)).logits
+    for loss in BoundaryLoss(softmax=True), HausdorffDTLoss(softmax=True):
+        with pytest.raises(ValueError, match=r"distance map has shape \(1, 2, 12, 11\), expected"):
+            loss(logits, label, distance=torch.zeros(1, 2, 12, 11))
+    with pytest.raises(ValueError, match="scores the background"):
+        BoundaryLoss(softmax=True)(logits, label, distance=torch.zeros(1, 2, 11, 12))
+
+
+def test_a_hard_skeleton_may_be_brought_along() -> None:
+    """MONAI's soft one is found anew at every call, and misses what is wide."""
+    label = blocks(11, 12)
+    logits = make_batch((1, 3, 11, 12)).logits
+    labels = TubedSkeleton(radius=0)(label[0])[None]
+    skeleton = expanded(labels.long(), 3)
+    loss = SoftclDiceLoss(softmax=True, include_background=False, smooth=1e-9)
+    p, y = logits.softmax(1)[:, 1:], expanded(label.long(), 3)[:, 1:]
+    thin = theirs.cldice.soft_skel(p, 3)
+    precision = (1 + (thin * y).sum()) / (1 + thin.sum())
+    recall = (1 + (skeleton[:, 1:] * p).sum()) / (1 + skeleton[:, 1:].sum())
+    expected = 1 - 2 * precision * recall / (precision + recall)
+    for given in labels, skeleton, skeleton[:, 1:].bool():
+        assert_close(loss(logits, label, skeleton=given), expected)
+    single = SoftDiceclDiceLoss(sigmoid=True, alpha=1.0)
+    found = single(logits[:, 1:2], (label == 1).float(), skeleton=skeleton[:, 1:2])
+    assert found != single(logits[:, 1:2], (label == 1).float())
+
+
+def test_a_tube_too_wide_for_the_soft_skeleton_is_no_secret() -> None:
+    """MONAI's loss of a wide tube that was missed is about 0, without a gradient."""
+    label = torch.zeros(1, 1, 32, 32)
+    label[..., 8:24, 8:24] = 1
+    logits = torch.where(label == 1, -9.0, 9.0)
+    logits = torch.cat((logits, -logits), 1)
+    silent = theirs.SoftclDiceLoss(softmax=True, to_onehot_y=True, include_background=False)
+    assert silent(logits, label) < 0.01
+    with pytest.warns(UserWarning, match="class 1 of the target is wider than iterations=3"):
+        SoftclDiceLoss(softmax=True, include_background=False)(logits, label)
+    with warnings.catch_warnings():  # a background is wide, and no tube
+        warnings.simplefilter("error")
+        SoftclDiceLoss(softmax=True)(logits, label[:, :, :1].expand_as(label).contiguous())
+
+
+def test_an_absent_class_has_a_correlation_that_is_a_number() -> None:
+    """MONAI's is none without smoothing."""
+    logits, label = make_batch(SHAPES[0]).logits, torch.zeros(2, 1, 7, 6)
+    value, slope = value_and_gradient(MCCLoss(softmax=True, smooth_dr=0.0), logits, label)
+    assert value == 1
+    assert slope.isfinite().all()
+    assert theirs.MCCLoss(softmax=True, to_onehot_y=True, smooth_dr=0.0)(logits, label).isnan()
+
+
 @pytest.mark.parametrize("loss", [DiceLoss(), TverskyLoss(other_act=torch.tanh), MaskedDiceLoss()])
 def test_logits_are_no_probabilities(loss: torch.nn.Module) -> None:
     batch = make_batch(SHAPES[0])
@@ -226,6 +336,11 @@ def test_a_loss_of_every_voxel_is_refused(loss_class: Any) -> None:
         (GeneralizedDiceLoss, {"w_type": "cube"}, "w_type must be one of"),
         (GeneralizedWassersteinDiceLoss, {"dist_matrix": [[0, 1]]}, "expected \\(c, c\\)"),
         (DeepSupervisionLoss, {"loss": DiceLoss(), "weight_mode": "half"}, "weight_mode must be"),
+        (HausdorffDTLoss, {"alpha": -1.0}, "alpha must be"),
+        (SoftclDiceLoss, {"iter_": -1}, "iter_ must be an integer from 0"),
+        (SoftclDiceLoss, {"smooth": 0.0}, "smooth must be above 0"),
+        (SoftDiceclDiceLoss, {"alpha": 1.1}, "alpha must be from 0 to 1"),
+        (SoftDiceclDiceLoss, {"reduction": "none"}, "one for each sample"),
     ],
 )
 def test_bad_options_are_refused_when_they_are_given(
@@ -264,6 +379,14 @@ def test_a_compound_takes_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "one_pass", engine)
     batch = make_batch(SHAPES[0])
     DiceCELoss(**SOFTMAX, label_smoothing=0.1)(batch.logits, batch.labels)
+    assert engine.call_count == 1
+
+
+def test_centreline_dice_and_dice_take_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = mock.Mock(wraps=sums.one_pass)
+    monkeypatch.setattr(sums, "one_pass", engine)
+    batch = make_batch(SHAPES[0])
+    SoftDiceclDiceLoss(**SOFTMAX)(batch.logits, batch.labels)
     assert engine.call_count == 1
 
 
