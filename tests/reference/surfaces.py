@@ -22,7 +22,9 @@ def surface_cost(loss: Any, x: Dense) -> Tensor:
         return x.weight * error * torch.where(distance < 0, depth, 1.0)
     far = distance.abs() ** loss.alpha
     if type(loss).__name__ == "HausdorffDTLoss":
-        spacing = (loss.spacing,) * len(x.space)
+        spacing = loss.spacing
+        if not isinstance(spacing, tuple):
+            spacing = (spacing,) * len(x.space)
         found = boundary_distance(x.pred.detach() > 0.5, x.weight != 0, x.space, spacing)
         far = far + found**loss.alpha
     return x.weight * error**2 * far
