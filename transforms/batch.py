@@ -9,7 +9,7 @@ from monai.transforms import Transform
 from torch import Tensor, nn
 
 from segloss.transforms.base import TargetMap
-from segloss.transforms.containers import stays_on_gpu
+from segloss.transforms.containers import Label, stays_on_gpu
 
 __all__ = ["TargetMaps"]
 
@@ -77,12 +77,12 @@ class TargetMaps(nn.Module):
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
                 coming = {name: pool.map(make, samples) for name, make in self.maps.items()}
                 made = {name: list(each) for name, each in coming.items()}
-        return {name: torch.stack([_plain(one) for one in each]) for name, each in made.items()}
+        return {name: torch.stack(list(map(_plain, each))) for name, each in made.items()}
 
     def extra_repr(self) -> str:
         """The names of the maps."""
         return f"maps={list(self.maps)}"
 
 
-def _plain(sample: Tensor) -> Tensor:
-    return sample.as_subclass(Tensor)
+def _plain(found: Label) -> Tensor:
+    return torch.as_tensor(found).as_subclass(Tensor)

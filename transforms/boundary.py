@@ -242,10 +242,12 @@ def _as_published(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:
         axes = [step * namespace(mask).arange(size) for step, size in sizes]
         axes[0] = axes[0] + spacing[0]
         grid = np.meshgrid(*axes, indexing="ij", sparse=True)
-        return (1 - np.sqrt(sum(axis**2 for axis in grid))).astype(np.float32)
+        published: DistanceMap = (1 - np.sqrt(sum(axis**2 for axis in grid))).astype(np.float32)
+        return published
     if on_gpu(mask):
         to_centres = np.sqrt(gpu.squared_distance(mask, spacing, shift=0))
-        return np.where(mask, 1 - to_centres, to_centres)
+        from_centres: DistanceMap = np.where(mask, 1 - to_centres, to_centres)
+        return from_centres
     outside, inside = (
         edt.edt(side, anisotropy=spacing, black_border=False, parallel=1) for side in (~mask, mask)
     )
@@ -253,5 +255,6 @@ def _as_published(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:
 
 
 def _squared_distance(labels: LabelMap | Mask, spacing: tuple[float, ...]) -> DistanceMap:
-    kernels = gpu if on_gpu(labels) else distance
-    return kernels.squared_distance(labels, spacing)
+    if on_gpu(labels):
+        return gpu.squared_distance(labels, spacing)
+    return distance.squared_distance(labels, spacing)

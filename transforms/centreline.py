@@ -227,13 +227,14 @@ def _centrelines(
         for inside, box in _parts(ids, per_class)
     )
     if on_gpu(lines[0]):
-        all_parts = list(parts)
-        found = zip(all_parts, _thinned_at_once([part[2] for part in all_parts]), strict=True)
+        together = list(parts)
+        thinned = _thinned_at_once([inside for _, _, inside in together])
+        for (line, ids, _), on_line in zip(together, thinned, strict=True):
+            np.copyto(line, ids, where=on_line, casting="unsafe")
     else:  # one after the other, so that only one is in memory
-        flat = len(lines[0]) == 1
-        found = ((part, _thinned(part[2], flat=flat)) for part in parts)
-    for (line, ids, _), on_line in found:
-        np.copyto(line, ids, where=on_line, casting="unsafe")
+        for line, ids, inside in parts:
+            on_line = _thinned(inside, flat=len(lines[0]) == 1)
+            np.copyto(line, ids, where=on_line, casting="unsafe")
     return lines
 
 

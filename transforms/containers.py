@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from monai.config import NdarrayOrTensor
 from monai.utils import convert_to_dst_type, convert_to_numpy
+from torch.utils.dlpack import from_dlpack
 
 from segloss.transforms.arrays import Array, on_gpu
 
@@ -97,7 +98,7 @@ def like(result: Array, label: Label) -> Label:
         if not isinstance(label, torch.Tensor):
             return result
         is_bool = result.dtype == bool
-        tensor = torch.from_dlpack(result.view("uint8") if is_bool else result)
+        tensor = from_dlpack(result.view("uint8") if is_bool else result)
         tensor = tensor.view(torch.bool) if is_bool else tensor
         return convert_to_dst_type(tensor, label, dtype=tensor.dtype)[0]
     return convert_to_dst_type(result, label, dtype=result.dtype)[0]

@@ -52,4 +52,5 @@ def downsample(labels: Unchecked, shape: tuple[int, ...]) -> Unchecked:
     # The centre of voxel i of `new` is (i + ½) old / new voxels from the edge; in whole numbers.
     xp = namespace(labels)
     found = [(2 * xp.arange(new) + 1) * old // (2 * new) for new, old in axes]
-    return labels[xp.ix_(*found)]
+    low: Unchecked = labels[xp.ix_(*found)]
+    return low

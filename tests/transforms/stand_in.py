@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["COMPILER", "DeviceArray", "StandIn"]
+__all__ = ["COMPILER", "DeviceArray", "StandIn", "from_gpu", "on_gpu", "to_gpu"]
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 _HAS = {  # of what NumPy asks CuPy for when it is given an array of CuPy
@@ -86,6 +86,26 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __dlpack_device__(self) -> Any:
         return self.host.__dlpack_device__()
+
+
+def to_gpu(host: Any) -> Any:
+    """An array on the stand-in's GPU, that passes for any."""
+    return DeviceArray(host)
+
+
+def from_gpu(array: Any) -> np.ndarray:
+    assert isinstance(array, DeviceArray)
+    return array.host
+
+
+def on_gpu(function: Callable[..., Any], *args: Any, **kwargs: Any) -> np.ndarray:
+    """What a function makes of arrays on the GPU."""
+
+    def moved(value: Any) -> Any:
+        return to_gpu(value) if isinstance(value, np.ndarray) else value
+
+    moved_kwargs = {name: moved(value) for name, value in kwargs.items()}
+    return from_gpu(function(*map(moved, args), **moved_kwargs))
 
 
 def bare(value: Any) -> Any:

@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,8 @@ from segloss.transforms.functional import (
     tube,
     tubed_skeleton,
 )
-from tests.transforms.stand_in import DeviceArray, StandIn
+from segloss.transforms.kernels import gpu
+from tests.transforms.stand_in import StandIn, on_gpu, to_gpu
 from tests.transforms.strategies import anisotropic, label_maps, masks
 
 LABEL = np.random.default_rng(0).integers(0, 3, (1, 7, 8, 9)).astype(np.uint8)
@@ -66,76 +66,73 @@ class TestArrayFunctions:
             "spacing": data.draw(anisotropic(mask.ndim)),
             "convention": convention,
         }
-        found = signed_distance(DeviceArray(mask), **options)
-        assert_allclose(found.get(), signed_distance(mask, **options), rtol=1e-5, atol=1e-6)
+        found = on_gpu(signed_distance, mask, **options)
+        assert_allclose(found, signed_distance(mask, **options), rtol=1e-5, atol=1e-6)
         unknown = np.roll(mask, 1, axis=0)
-        found = signed_distance(DeviceArray(mask), unknown=DeviceArray(unknown), **options)
+        found = on_gpu(signed_distance, mask, unknown=unknown, **options)
         expected = signed_distance(mask, unknown=unknown, **options)
-        assert_allclose(found.get(), expected, rtol=1e-5, atol=1e-6)
+        assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
     @given(label_maps, st.data(), st.sampled_from([None, 2, -1, 300]))
     def test_the_other_maps(
         self, labels: np.ndarray, data: st.DataObject, ignore: int | None
     ) -> None:
-        on_gpu = DeviceArray(labels)
         options: dict[str, Any] = {"spacing": (2.0, 1.0, 4.0)[: labels.ndim], "ignore": ignore}
         assert_array_equal(
-            boundary_band(on_gpu, width=1.7, **options).get(),
+            on_gpu(boundary_band, labels, width=1.7, **options),
             boundary_band(labels, width=1.7, **options),
         )
         for kind in "distance", "unet":
             assert_allclose(
-                boundary_weight(on_gpu, kind=kind, **options).get(),
+                on_gpu(boundary_weight, labels, kind=kind, **options),
                 boundary_weight(labels, kind=kind, **options),
                 rtol=1e-5,
             )
         for regions in "components", "voronoi":
             assert_array_equal(
-                instance_regions(on_gpu, regions=regions, **options).get(),
+                on_gpu(instance_regions, labels, regions=regions, **options),
                 instance_regions(labels, regions=regions, **options),
             )
         shape = tuple(data.draw(st.integers(1, size)) for size in labels.shape)
-        assert_array_equal(downsample(on_gpu, shape).get(), downsample(labels, shape))
+        assert_array_equal(on_gpu(downsample, labels, shape), downsample(labels, shape))
 
     @given(label_maps, st.booleans(), st.sampled_from([None, 2]))
     def test_tubes(self, labels: np.ndarray, per_class: bool, ignore: int | None) -> None:
         options: dict[str, Any] = {"per_class": per_class, "ignore": ignore}
-        line = centreline(DeviceArray(labels), **options).get()
+        line = on_gpu(centreline, labels, **options)
         known = np.where(labels == ignore, 0, labels)
         assert_array_equal(line, known * (line != 0))
         for one in (1, 2, 3) if per_class else (known,):
             mask, thin = (known == one, line == one) if per_class else (known > 0, line > 0)
-            assert_array_equal(thin, skeleton(DeviceArray(mask)).get())
+            assert_array_equal(thin, on_gpu(skeleton, mask))
             assert [betti_number(thin, d) for d in (0, 1)] == [
                 betti_number(mask, d) for d in (0, 1)
             ]
         assert_array_equal(
-            tubed_skeleton(DeviceArray(labels), radius=1, **options).get(),
+            on_gpu(tubed_skeleton, labels, radius=1, **options),
             tube(line, labels, radius=1, **options),
         )
         assert_array_equal(
-            tube(DeviceArray(line), DeviceArray(labels), radius=2, **options).get(),
+            on_gpu(tube, line, labels, radius=2, **options),
             tube(line, labels, radius=2, **options),
         )
 
     @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.float32])
     def test_every_dtype_of_labels(self, dtype: type) -> None:
         labels = (LABEL[0] > 0).astype(dtype)
-        found = tubed_skeleton(DeviceArray(labels))
+        found = on_gpu(tubed_skeleton, labels)
         assert found.dtype == dtype
-        assert_array_equal(
-            found.get(), tubed_skeleton(DeviceArray(LABEL[0] > 0)).get().astype(dtype)
-        )
+        assert_array_equal(found, on_gpu(tubed_skeleton, LABEL[0] > 0).astype(dtype))
 
     def test_complaints_are_those_of_the_cpu(self) -> None:
         with pytest.raises(TypeError, match=r"got 0\.5: resample labels"):
-            centreline(DeviceArray(np.full((3, 3), 0.5)))
+            centreline(to_gpu(np.full((3, 3), 0.5)))
         with pytest.raises(ValueError, match="labels holds -1: class ids are 0 or more"):
-            boundary_band(DeviceArray(np.full((3, 3), -1)), width=1)
+            boundary_band(to_gpu(np.full((3, 3), -1)), width=1)
         with pytest.raises(ValueError, match="centreline holds 1 where labels hold 2"):
-            tube(DeviceArray(np.ones((2, 2), int)), DeviceArray(np.full((2, 2), 2)), radius=1)
+            tube(to_gpu(np.ones((2, 2), int)), to_gpu(np.full((2, 2), 2)), radius=1)
         with pytest.raises(TypeError, match="mask has dtype int64, expected bool"):
-            skeleton(DeviceArray(np.ones((2, 2), np.int64)))
+            skeleton(to_gpu(np.ones((2, 2), np.int64)))
 
 
 @pytest.mark.parametrize("label", [LABEL, REGIONS, LABEL[:, 3]], ids=["ids", "regions", "image"])
@@ -146,13 +143,13 @@ def test_transforms_of_cupys_arrays(label: np.ndarray) -> None:
             transform = SignedDistance(spacing=2)
         if len(label) == 1 and label.ndim == 3 and transform.spacing is not None:
             continue
-        found = transform(DeviceArray(label))
-        assert isinstance(found, DeviceArray)
+        found = on_gpu(transform, label)
         expected: Any = transform(label)
         assert found.dtype == expected.dtype
-        assert_allclose(found.get(), expected, rtol=1e-5, atol=1e-6)
-    tubes = TubedSkeleton()(DeviceArray(label))
-    assert (tubes.dtype, tubes.shape) == (bool if len(label) > 1 else np.int16, label.shape)
+        assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    tubes = on_gpu(TubedSkeleton(), label)
+    assert tubes.shape == label.shape
+    assert tubes.dtype == (bool if len(label) > 1 else np.int16)
 
 
 @pytest.fixture
@@ -198,11 +195,13 @@ class TestTensors:
         assert_array_equal(scaled["instances_label"][1], InstanceRegions()(low))
 
     def test_are_thinned_as_one_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from segloss.transforms.kernels import gpu
+        thinned, calls = gpu.thinned, []
 
-        calls = []
-        thinned = gpu.thinned
-        monkeypatch.setattr(gpu, "thinned", lambda x: calls.append(x.shape) or thinned(x))
+        def counted(masks: Any) -> Any:
+            calls.append(masks.shape)
+            return thinned(masks)
+
+        monkeypatch.setattr(gpu, "thinned", counted)
         batch = torch.as_tensor(np.stack([LABEL, np.roll(LABEL, 1, axis=2)]))
         found = TargetMaps({"skeleton": TubedSkeleton(per_class=True)})(batch)["skeleton"]
         assert calls == [(4, 7, 8, 9)]  # two samples with two classes each
@@ -288,20 +287,14 @@ class TestOnAGpu:
         assert_allclose(found.cpu(), expected, rtol=1e-5, atol=1e-6)
 
     def test_centrelines_are_those_of_the_same_code_on_the_cpu(
-        self, cupy: Any, stand_in: StandIn
+        self, cupy: Any, request: pytest.FixtureRequest
     ) -> None:
         mask = np.random.default_rng(0).random((3, 40, 41, 42)) < 0.7
-        expected = [skeleton(DeviceArray(each)).get() for each in mask]
-        from segloss.transforms.kernels import gpu
+        found = cupy.asnumpy(gpu.thinned(cupy.asarray(mask)))
+        request.getfixturevalue("stand_in")
+        assert_array_equal(found, [on_gpu(skeleton, each) for each in mask])
 
-        gpu._module.cache_clear()
-        gpu._kernel.cache_clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(__import__("sys").modules, "cupy", cupy)
-            found = gpu.thinned(cupy.asarray(mask)).get()
-        assert_array_equal(found, expected)
-
-    def test_a_batch_of_every_map(self, real_data: Path) -> None:
+    def test_a_batch_of_every_map(self) -> None:
         batch = torch.as_tensor(np.stack([LABEL, np.roll(LABEL, 1, axis=2)])).cuda()
         made = TargetMaps({str(i): transform for i, transform in enumerate(ALL)})(batch)
         for i, transform in enumerate(ALL):

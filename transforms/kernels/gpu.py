@@ -70,7 +70,8 @@ def thinned(masks: Array) -> Array:
             _launch("mark", voxels.size, volume, voxels, border, line, plane)
             for subfield in subfields:
                 _launch("peel", subfield.size, volume, subfield, removed, line, plane)
-    return volume[:, 1:-1, 1:-1, 1:-1] != 0
+    found: Array = volume[:, 1:-1, 1:-1, 1:-1] != 0
+    return found
 
 
 def squared_distance(labels: Array, spacing: tuple[float, ...], shift: float = 0.5) -> Array:
@@ -85,7 +86,8 @@ def squared_distance(labels: Array, spacing: tuple[float, ...], shift: float = 0
         float32, the shape of `labels`; infinite if there is one label only. Sums are float32.
     """
     labels = labels.astype(np.int32, copy=False)
-    before, after = (namespace(labels).full(labels.shape, np.inf, np.float32) for _ in range(2))
+    before: Array = namespace(labels).full(labels.shape, np.inf, np.float32)
+    after = np.empty_like(before)
     for stride, length, size in _axes(labels.shape, spacing):
         area = np.float32(size**2)
         _launch(
@@ -144,12 +146,13 @@ def numbered(ids: Array, connectivity: int) -> Array:
     _launch("find_roots", ids.size, roots)
     inside = ids.ravel() > 0
     numbers = xp.cumsum((roots == itself) & inside, dtype=np.int32)
-    return xp.where(inside, numbers[roots], 0).reshape(ids.shape)
+    found: Array = xp.where(inside, numbers[roots], 0).reshape(ids.shape)
+    return found
 
 
 def _zero_on(labels: Array) -> Array:
     """Squared distances to labels before any axis is looked along: infinite elsewhere."""
-    squares = namespace(labels).full(labels.shape, np.inf, np.float32)
+    squares: Array = namespace(labels).full(labels.shape, np.inf, np.float32)
     squares[labels > 0] = 0
     return squares
 

@@ -18,7 +18,7 @@ from segloss.transforms.kernels import distance, gpu, nearest, thinning
 from tests.reference.maps import components
 from tests.transforms.kernels.test_nearest import to_each_label
 from tests.transforms.kernels.test_thinning import blob
-from tests.transforms.stand_in import DeviceArray, StandIn
+from tests.transforms.stand_in import StandIn, from_gpu, on_gpu, to_gpu
 from tests.transforms.strategies import anisotropic, label_maps, masks, real_vessels
 
 SOURCE = Path(str(gpu.__file__)).with_suffix(".cu")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("stand_in")
 
 def thinned(*several: np.ndarray) -> np.ndarray:
     planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in several]
-    found: np.ndarray = gpu.thinned(DeviceArray(np.stack(planes))).get()
+    found: np.ndarray = on_gpu(gpu.thinned, np.stack(planes))
     return found.reshape(-1, *several[0].shape)
 
 
@@ -94,14 +94,14 @@ def test_every_order_of_threads_gives_the_same(monkeypatch: pytest.MonkeyPatch) 
     mask = blob((24, 25, 26), 0)
 
     def everything() -> list[np.ndarray]:
-        spread = DeviceArray(labels * (labels == 2))
+        spread = to_gpu(labels * (labels == 2))
         gpu.spread_labels(spread, (1.0, 2.0, 0.5))
         return [
             thinned(mask)[0],
-            gpu.squared_distance(DeviceArray(labels), (1.0, 2.0, 0.5)).get(),
-            spread.get(),
-            *(each.get() for each in gpu.nearest_two(DeviceArray(labels), (1.0, 2.0, 0.5), 9.0)),
-            gpu.numbered(DeviceArray(labels), 3).get(),
+            on_gpu(gpu.squared_distance, labels, (1.0, 2.0, 0.5)),
+            from_gpu(spread),
+            *map(from_gpu, gpu.nearest_two(to_gpu(labels), (1.0, 2.0, 0.5), 9.0)),
+            on_gpu(gpu.numbered, labels, 3),
         ]
 
     forwards = everything()
@@ -119,9 +119,9 @@ def test_what_may_go_is_what_may_go_on_the_cpu() -> None:
     around = rng.random((count, 3, 3, 3)) < rng.random((count, 1, 1, 1))
     around[:, 1, 1, 1] = True
     blocks = np.pad(around, [(0, 0), (1, 1), (1, 1), (1, 1)]).view(np.uint8)
-    volume, line, plane = DeviceArray(blocks), np.int64(5), np.int64(25)
+    volume, line, plane = to_gpu(blocks), np.int64(5), np.int64(25)
     centres = np.arange(count) * 125 + 62
-    gpu._launch("mark", count, volume, DeviceArray(centres), 2 * plane, line, plane)
+    gpu._launch("mark", count, volume, to_gpu(centres), 2 * plane, line, plane)
     marked = blocks.reshape(count, -1)[:, 62] == 3
     flat = around.astype(np.uint8)
     flat[:, 1, 1, 1] = 0
@@ -134,11 +134,11 @@ def test_what_may_go_is_what_may_go_on_the_cpu() -> None:
 @given(label_maps, st.data())
 def test_distances_are_those_of_the_cpu(labels: np.ndarray, data: st.DataObject) -> None:
     spacing = data.draw(anisotropic(labels.ndim))
-    found = gpu.squared_distance(DeviceArray(labels), spacing).get()
+    found = on_gpu(gpu.squared_distance, labels, spacing)
     assert found.dtype == np.float32
     assert_allclose(found, distance.squared_distance(labels, spacing), rtol=1e-6)
     assert_array_equal(
-        gpu.squared_distance(DeviceArray(labels), (1.0,) * labels.ndim).get(),
+        on_gpu(gpu.squared_distance, labels, (1.0,) * labels.ndim),
         distance.squared_distance(labels, (1.0,) * labels.ndim),
     )
 
@@ -146,7 +146,7 @@ def test_distances_are_those_of_the_cpu(labels: np.ndarray, data: st.DataObject)
 @given(masks(), st.data())
 def test_distances_from_centre_to_centre(mask: np.ndarray, data: st.DataObject) -> None:
     spacing = data.draw(anisotropic(mask.ndim))
-    found = gpu.squared_distance(DeviceArray(mask), spacing, shift=0).get()
+    found = on_gpu(gpu.squared_distance, mask, spacing, shift=0)
     if mask.any() and not mask.all():
         sides = [distance_transform_edt(side, sampling=spacing) ** 2 for side in (mask, ~mask)]
         assert_allclose(found, sum(sides), rtol=1e-5)
@@ -156,19 +156,19 @@ def test_distances_from_centre_to_centre(mask: np.ndarray, data: st.DataObject) 
 
 @given(label_maps, st.data())
 def test_nearest_labels(labels: np.ndarray, data: st.DataObject) -> None:
-    found, expected = DeviceArray(labels.astype(np.int32)), labels.astype(np.int32)
+    found, expected = to_gpu(labels.astype(np.int32)), labels.astype(np.int32)
     gpu.spread_labels(found, (1.0,) * labels.ndim)
     nearest.spread_labels(expected, (1.0,) * labels.ndim)
-    assert_array_equal(found.get(), expected)
+    assert_array_equal(from_gpu(found), expected)
 
     spacing = data.draw(anisotropic(labels.ndim))
-    found = DeviceArray(labels.astype(np.int32))
+    found = to_gpu(labels.astype(np.int32))
     gpu.spread_labels(found, spacing)
     each = to_each_label(labels, spacing, half=0)
     for c, squares in each.items():
-        there = found.get() == c
+        there = from_gpu(found) == c
         assert_allclose(squares[there], np.min(list(each.values()), axis=0)[there], rtol=1e-6)
-    assert np.isin(found.get(), list(each) or [0]).all()
+    assert np.isin(from_gpu(found), list(each) or [0]).all()
 
 
 @given(label_maps, st.data(), st.sampled_from([0.0, 0.6, 2.0, 100.0]))
@@ -181,16 +181,16 @@ def test_nearest_two_labels(labels: np.ndarray, data: st.DataObject, reach: floa
     )[:2]
     apart = abs(exact - reach**2) > 1e-6 * reach**2  # what is just within reach is up to rounding
     for one, other, sure in zip(
-        gpu.nearest_two(DeviceArray(labels), spacing, reach), expected, apart, strict=True
+        gpu.nearest_two(to_gpu(labels), spacing, reach), expected, apart, strict=True
     ):
         assert one.dtype == np.float32
-        assert_allclose(one.get()[sure], other[sure], rtol=1e-6)
+        assert_allclose(from_gpu(one)[sure], other[sure], rtol=1e-6)
 
 
 @given(label_maps, st.data())
 def test_components(labels: np.ndarray, data: st.DataObject) -> None:
     connectivity = data.draw(st.integers(1, labels.ndim))
-    found = gpu.numbered(DeviceArray(labels), connectivity).get()
+    found = on_gpu(gpu.numbered, labels, connectivity)
     assert found.dtype == np.int32
     assert_array_equal(found, components(labels, connectivity))
 
@@ -198,7 +198,7 @@ def test_components(labels: np.ndarray, data: st.DataObject) -> None:
 def test_components_that_wind() -> None:
     """Long chains of parents, in every direction."""
     mask = blob((30, 31, 32), 3)
-    assert_array_equal(gpu.numbered(DeviceArray(mask), 1).get(), components(mask, 1))
+    assert_array_equal(on_gpu(gpu.numbered, mask, 1), components(mask, 1))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs the CUDA compiler")
