@@ -46,9 +46,14 @@ class InstanceSums(Measure):
 
     def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
         """What the block adds to each instance."""
-        true, pred = block.true, block.pred
-        terms = [block.weighted(x)[:, -self.nodes :] for x in (pred, pred * true, true)]
-        values = torch.stack(terms, 1).to(_exact(pred))
+        pred, true = block.pred[:, -self.nodes :], block.true[:, -self.nodes :]
+        weight = block.weight
+        if weight is not None:
+            weight = weight[:, -self.nodes :]
+            pred, true = pred * weight, true * weight
+        values = block.logits.new_empty(len(pred), 3, *pred.shape[1:], dtype=_exact(pred))
+        values[:, 0], values[:, 2] = pred, true
+        torch.mul(block.pred[:, -self.nodes :], true, out=values[:, 1])
         total = values.new_zeros(len(values), *self.shape)
         numbers = self._numbers(encoded, place)[:, None].expand_as(values)
         return total.scatter_add_(3, numbers, values)
@@ -56,10 +61,12 @@ class InstanceSums(Measure):
     def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
         """What its instance says to each voxel."""
         numbers = self._numbers(encoded, place)
-        by_pred, by_overlap = (scale[:, i].gather(2, numbers) for i in range(2))
         slope = torch.zeros_like(block.pred)
-        slope[:, -self.nodes :] = by_pred + by_overlap * block.true[:, -self.nodes :]
-        return block.weighted(slope)
+        by_pred, by_overlap = (scale[:, i].gather(2, numbers) for i in range(2))
+        torch.addcmul(
+            by_pred, by_overlap, block.true[:, -self.nodes :], out=slope[:, -self.nodes :]
+        )
+        return slope if block.weight is None else slope.mul_(block.weight)
 
     def _numbers(self, encoded: Encoded, place: Place) -> Tensor:
         samples, voxels = place

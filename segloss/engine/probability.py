@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segloss.activation import Softmax
+from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine.block import Block, Place
 from segloss.shapes import Nodes
@@ -86,6 +86,9 @@ def _by_logits(encoded: Encoded, place: Place, slope: Nodes, pred: Nodes) -> Ten
     if isinstance(encoded.activation, Softmax) and encoded.activation.members is None:
         flow = slope * pred
         return flow.addcmul_(pred, flow.sum(1, keepdim=True), value=-1)
+    if isinstance(encoded.activation, Sigmoid):
+        flow = slope * pred
+        return flow.addcmul_(flow, pred, value=-1)
     with torch.enable_grad():
         block = Block(encoded, place, checked=True)
         block.logits = block.logits.detach().requires_grad_()
