@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from segloss.compose import CompoundLoss, DeepSupervisionLoss
     from segloss.config import build
     from segloss.encoding import Multiclass, Multilabel
+    from segloss.engine.backend import backend
     from segloss.hierarchy.activations import (
         ConditionalSigmoid,
         LeafSoftmax,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from segloss.losses.asymmetric import AsymmetricLoss
     from segloss.losses.base import Loss, RegionLoss, VoxelLoss
     from segloss.losses.boundary_overlap import BoundaryDoULoss, boundary_dou
+    from segloss.losses.calibration import CalibrationErrorLoss, calibration_error
     from segloss.losses.centerline import (
         CenterlineDiceLoss,
         SkeletonRecallLoss,
@@ -131,6 +133,7 @@ _HOME = {
     "segloss.compose": ("CompoundLoss", "DeepSupervisionLoss"),
     "segloss.config": ("build",),
     "segloss.encoding": ("Multiclass", "Multilabel"),
+    "segloss.engine.backend": ("backend",),
     "segloss.hierarchy.activations": (
         "ConditionalSigmoid",
         "LeafSoftmax",
@@ -164,6 +167,7 @@ _HOME = {
     "segloss.losses.asymmetric": ("AsymmetricLoss",),
     "segloss.losses.base": ("Loss", "RegionLoss", "VoxelLoss"),
     "segloss.losses.boundary_overlap": ("BoundaryDoULoss", "boundary_dou"),
+    "segloss.losses.calibration": ("CalibrationErrorLoss", "calibration_error"),
     "segloss.losses.centerline": (
         "CenterlineDiceLoss",
         "SkeletonRecallLoss",
@@ -252,6 +256,7 @@ __all__ = [
     "BlobLoss",
     "BoundaryDoULoss",
     "BoundaryLoss",
+    "CalibrationErrorLoss",
     "CenterlineBoundaryDiceLoss",
     "CenterlineDiceLoss",
     "ClassPriors",
@@ -334,9 +339,11 @@ __all__ = [
     "VectorScalingLoss",
     "VoxelLoss",
     "active_passive",
+    "backend",
     "boundary",
     "boundary_dou",
     "build",
+    "calibration_error",
     "centerline_boundary_dice",
     "centerline_dice",
     "class_balanced_weights",

@@ -415,6 +415,15 @@ _ENTRIES = (
         low=-math.inf,
     ),
     Entry(
+        "CalibrationErrorLoss",
+        "calibration",
+        "mean over the bins of p of |mean p − mean y|",
+        "Barfoot et al., MICCAI 2024",
+        "where probabilities are read as such: thresholds, referrals, volumes",
+        beside="says how probable, not where: add it to Dice and cross entropy",
+        high=1,
+    ),
+    Entry(
         "MarginSmoothingLoss",
         "calibration",
         "mean_k max(0, max f − f_k − M), f the logits",

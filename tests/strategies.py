@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segloss import (
     AsymmetricLoss,
+    CalibrationErrorLoss,
     CenterlineBoundaryDiceLoss,
     CenterlineDiceLoss,
     CompatibleTverskyLoss,
@@ -223,6 +224,9 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen["gamma"] = draw(st.sampled_from([1.0, 1.5, 2.0, 4.0]))
     if loss_class is SensitivitySpecificityLoss:
         chosen["sensitivity"] = draw(st.sampled_from([0.0, 0.05, 1.0]))
+    if loss_class is CalibrationErrorLoss:
+        chosen["bins"] = draw(st.sampled_from([1, 4, 16]))
+        chosen["binning"] = draw(st.sampled_from(["hard", "soft"]))
     if loss_class is LovaszLoss:  # with wide bins: rounding seldom moves an error to another
         chosen["bins"] = draw(st.sampled_from([1, 4, 16]))
     if loss_class is NoiseRobustDiceLoss:

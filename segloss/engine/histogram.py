@@ -1,9 +1,14 @@
-"""How the errors |p - y| of each node are spread over bins of equal width, from 0 to 1.
+"""How predictions, or errors, are spread over bins of equal width, from 0 to 1.
 
-Sorting the errors of a volume is slow and needs all of them at once. What `segloss.LovaszLoss` does
-with them in order it does with bins nearly as well, and the bins of blocks, of samples and of ranks
-add up. A sum named ``errors/256`` holds, for each node, three rows of 256 numbers: for the voxels
-of each bin Σ w, Σ w y and Σ w |p - y|. Only the last row has a slope.
+A histogram holds, for each node, three rows: for the voxels of each bin Σ w, Σ w y and Σ w x. What
+loses only its order within a bin by this needs neither sorting nor all voxels at once; and the bins
+of blocks, of samples and of ranks add up. There are three:
+
+- ``errors/256``: x is the error |p - y|. `segloss.LovaszLoss` takes errors in order.
+- ``pred/20``: x is the probability p. `segloss.CalibrationErrorLoss` compares means of bins.
+- ``pred_between/20``: the same, but each voxel is shared out between the two bins whose centres are
+  nearest to p, the more to the nearer; below the first centre and above the last it goes into one.
+  So the weight of a voxel in a bin has a slope, too.
 """
 
 import torch
@@ -14,7 +19,7 @@ from segloss.shapes import Nodes
 
 __all__ = ["histogram", "is_histogram", "slope", "width"]
 
-_PREFIX = "errors/"
+_KINDS = ("errors", "pred", "pred_between")
 
 
 def is_histogram(name: str) -> bool:
@@ -24,27 +29,32 @@ def is_histogram(name: str) -> bool:
         >>> is_histogram("errors/256"), is_histogram("error^1.5")
         (True, False)
     """
-    return name.startswith(_PREFIX)
+    kind, slash, _ = name.partition("/")
+    return bool(slash) and kind in _KINDS
 
 
 def width(name: str) -> int:
     """How many numbers it holds for a node."""
-    return 3 * _bins(name)
+    return 3 * _parsed(name)[1]
 
 
 def histogram(block: Block, name: str) -> Tensor:
     """The three rows of every node side by side, ``(b, v · 3 · bins)``."""
-    error, bins = (block.pred - block.true).abs(), _bins(name)
-    b, v, n = error.shape
-    first = bins * torch.arange(b * v, device=error.device)
-    place = (_bin(error, bins).reshape(b * v, n) + first[:, None]).flatten()
+    kind, bins = _parsed(name)
+    x = _binned(block, kind)
+    b, v, n = x.shape
+    first = bins * torch.arange(b * v, device=x.device)
     # A bin may hold almost all of the voxels: single precision would stop counting.
-    exact = torch.float32 if error.device.type == "mps" else torch.float64
-    weight = block.weighted(torch.ones_like(error))
-    rows = [
-        error.new_zeros(b * v * bins, dtype=exact).index_add(0, place, x.flatten().to(exact))
-        for x in (weight, weight * block.true, weight * error)
-    ]
+    exact = torch.float32 if x.device.type == "mps" else torch.float64
+    rows = [x.new_zeros(b * v * bins, dtype=exact) for _ in range(3)]
+    for index, part in _bins(x, kind, bins):
+        place = (index.reshape(b * v, n) + first[:, None]).flatten()
+        weight = block.weighted(torch.ones_like(x) if part is None else part)
+        terms = (weight, weight * block.true, weight * x)
+        rows = [
+            row.index_add(0, place, term.flatten().to(exact))
+            for row, term in zip(rows, terms, strict=True)
+        ]
     return torch.stack(rows).reshape(3, b, v, bins).permute(1, 2, 0, 3).flatten(1)
 
 
@@ -53,15 +63,42 @@ def slope(block: Block, name: str, scale: Tensor) -> Nodes:
 
     Without the voxels' weights, which are common to all region sums.
     """
-    error, bins = block.pred - block.true, _bins(name)
-    b, v, _ = error.shape
-    by_bin = scale.reshape(b, v, 3, bins)[:, :, 2]
-    return by_bin.gather(2, _bin(error.abs(), bins)).mul_(error.sign())
+    kind, bins = _parsed(name)
+    x = _binned(block, kind)
+    b, v, _ = x.shape
+    by_weight, by_true, by_x = scale.reshape(b, v, 3, bins).unbind(2)
+    spread = _bins(x, kind, bins)
+    total = torch.zeros_like(x)
+    for index, part in spread:
+        total += by_x.gather(2, index) if part is None else part * by_x.gather(2, index)
+    if kind == "errors":
+        return total.mul_((block.pred - block.true).sign())
+    if kind == "pred_between":
+        low, high = (
+            by_weight.gather(2, index)
+            + block.true * by_true.gather(2, index)
+            + x * by_x.gather(2, index)
+            for index, _ in spread
+        )
+        between = (x - 0.5).abs() * bins < (bins - 1) / 2
+        total += between * bins * (high - low)
+    return total
 
 
-def _bins(name: str) -> int:
-    return int(name.removeprefix(_PREFIX))
+def _parsed(name: str) -> tuple[str, int]:
+    kind, _, bins = name.partition("/")
+    return kind, int(bins)
 
 
-def _bin(error: Tensor, bins: int) -> Tensor:
-    return (error.detach() * bins).long().clamp_(0, bins - 1)
+def _binned(block: Block, kind: str) -> Nodes:
+    return (block.pred - block.true).abs() if kind == "errors" else block.pred
+
+
+def _bins(x: Nodes, kind: str, bins: int) -> list[tuple[Tensor, Tensor | None]]:
+    """The bins of each voxel, and which part of it is in each; None for all."""
+    if kind != "pred_between":
+        return [((x.detach() * bins).long().clamp_(0, bins - 1), None)]
+    place = (x * bins - 0.5).clamp(0, bins - 1)
+    low = place.detach().long().clamp_(max=max(0, bins - 2))
+    part = place - low
+    return [(low, 1 - part), ((low + 1).clamp_(max=bins - 1), part)]

@@ -16,6 +16,7 @@ Region sums go by name, each a number per sample and node:
 ``rejected``           Σ w (1 - p) (1 - y)
 ``error^γ``            Σ w |p - y|^γ, for example ``error^1.5``; γ ≥ 1
 ``errors/n``           a histogram of |p - y|: see `segloss.engine.histogram`
+``pred/n``             a histogram of p, ``pred_between/n`` one with blurred bins: the same
 ``pred*skeleton``      Σ w p s, for the map of that name, whatever it is
 ``skeleton``           Σ w s
 ``error^2*skeleton``   Σ w |p - y|² s, and other products: see `segloss.engine.map_sums`

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.reference.calibration import calibration_scores
 from tests.reference.centrelines import centreline_score
 from tests.reference.dense import Dense, dense, pooled, region_sum
 from tests.reference.hardest import hardest_mean
@@ -14,7 +15,6 @@ from tests.reference.logits import LOGITS, logit_mean
 from tests.reference.overlap import overlap_score
 from tests.reference.surfaces import SURFACE, boundary_dou_score, surface_cost, worst_and_kept
 from tests.reference.voxels import ADJUSTED, VOXEL, adjusted, voxel_cost
-
 
 _FORMULAS = {
     "BoundaryDoULoss": boundary_dou_score,
@@ -76,6 +76,9 @@ def _scores(loss: Any, x: Dense) -> tuple[Tensor, Tensor]:
     if name in SURFACE:
         cost = pooled(surface_cost(loss, x).sum(2), loss.group)[:, _scored(loss) :]
         return _ratio(cost, count), torch.ones_like(count).bool()
+    if name == "CalibrationErrorLoss":
+        score = calibration_scores(loss, x)[:, _scored(loss) :]
+        return score, torch.ones_like(count).bool()
     if name == "RegionProportionLoss":
         return _ratio((s("pred") - s("true")).abs(), count), torch.ones_like(count).bool()
     if name == "TLoss":
