@@ -63,7 +63,8 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
     """`segloss.centerline_boundary_dice` of logits, also known as cbDice: 0 at the target, to 1.
 
     As `segloss.CenterlineDiceLoss` it looks at centrelines, but a thin branch counts as much as a
-    thick one, and a wrong width shows. The prediction's centreline and distances are those of where
+    thick one, and a centreline costs by how far it is from the middle of the other region, not only
+    where it leaves it. (Where both coincide, width costs nothing.) The prediction's centreline and distances are those of where
     the probability passes one half; they are found anew at every step, exactly and on the device of
     the logits, and have no gradient: it flows through the probabilities on the two centrelines.
     Nothing is pulled while nothing is found, so add it to `segloss.DiceLoss`. Six numbers are kept
@@ -153,14 +154,14 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
         line, true_line = self._skeleton(found, there), sample.map("skeleton")
         radius, inverse = _weights(depth, line, there)
         true_radius, true_inverse = _weights(true_depth, true_line, there)
-        both = ((line > 0) & (true_line > 0)).to(depth)
+        on_line, on_true_line = line * radius, true_line * true_radius
         return {
             "found": inverse * true_radius,
-            "claimed": inverse * true_radius * both,
-            "alone": inverse * radius * (1 - both),
+            "claimed": inverse * on_true_line,
+            "alone": inverse * radius * (on_true_line == 0),
             "covered": true_inverse * radius,
-            "asked": true_inverse * radius * both,
-            "missed": true_inverse * true_radius * (1 - both),
+            "asked": true_inverse * on_line,
+            "missed": true_inverse * true_radius * (on_line == 0),
         }
 
     def _skeleton(self, found: Tensor, there: Tensor | None) -> Tensor:
