@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segloss.data_scripts.backends import Backend, channels_made, from_gpu, to_gpu
 from segloss.data_scripts.datasets import Case, Classes
 from segloss.data_scripts.manifest import VERSION, Record, digest, paths
 from segloss.data_scripts.measures import centreline_length, component_count, thinnest_radius
@@ -44,6 +45,8 @@ class Task:
     known: Record | None = None
     force: bool = False
     """Make the maps even if they are up to date."""
+    backend: Backend = Backend.cpu
+    """Where to make them: settled, not ``auto``."""
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -52,6 +55,7 @@ class Task:
             "num_classes": self.classes.count,
             "regions": self.classes.regions and [list(values) for values in self.classes.regions],
             "ignore": self.classes.ignore,
+            "backend": self.backend.value,
         }
         return {name: {**asdict(recipe), **classes} for name, recipe in self.recipes.items()}  # type: ignore[call-overload]
 
@@ -132,6 +136,7 @@ def _valid(task: Task, found: str) -> set[str]:
 def _made(task: Task, record: Record, valid: set[str]) -> Record:
     """Write what is not valid; delete what was made of another label and is not made again."""
     case, known = task.case, task.known
+    task.backend.settled()  # raises on a machine of a cluster that has no GPU
     volume = read_label(case.label)
     for path in case.images:
         if differs := read_grid(path).same_place(volume.grid):
@@ -140,14 +145,14 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
     recipes = {name: recipe for name, recipe in task.recipes.items() if name not in valid}
     skeleton = task.recipes.get("skeleton")
     per_class = isinstance(skeleton, Skeleton) and skeleton.per_class
-    label = _label(volume.array, volume.grid, task.classes, per_class)
+    label = _label(volume.array, volume.grid, task, per_class)
     radii: dict[int, Array] = {}
     warnings = [] if volume.array.any() else ["the label is empty: no voxel is above 0"]
     outputs, parameters = {}, {}
     for name, recipe in recipes.items():
         target = task.folder / name / f"{case.name}.nii.gz"
         target.parent.mkdir(parents=True, exist_ok=True)
-        size = _written(target, name, recipe, label, volume.grid, radii, warnings)
+        size = _written(target, name, recipe, label, volume.grid, task.backend, radii, warnings)
         files = [
             file.relative_to(task.folder).as_posix()
             for file in map_files(target, volume.grid, recipe.count(label))
@@ -173,16 +178,22 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
     )
 
 
-def _label(array: Array, grid: Grid, classes: Classes, per_class: bool) -> Label:
+def _label(array: Array, grid: Grid, task: Task, per_class: bool) -> Label:
+    classes = task.classes
     channels = classes.channels(array)
+
+    def line(channel: Array) -> Array:
+        if task.backend is Backend.cupy:
+            found = centreline(to_gpu(channel), per_class=per_class, ignore=classes.ignore)
+            return from_gpu(found)
+        return centreline(channel, per_class=per_class, ignore=classes.ignore)
+
     return Label(
         channels=channels,
         num_classes=_num_classes(classes),
         ignore=classes.ignore,
         spacing=grid.spacing,
-        centrelines=[
-            centreline(channel, per_class=per_class, ignore=classes.ignore) for channel in channels
-        ],
+        centrelines=[line(channel) for channel in channels],
     )
 
 
@@ -198,13 +209,14 @@ def _written(
     recipe: Recipe,
     label: Label,
     grid: Grid,
+    backend: Backend,
     radii: dict[int, Array],
     warnings: list[str],
 ) -> int:
     """Write a map; of exact distances, note those on the centrelines on the way."""
 
     def made() -> Iterator[Array]:
-        channels = recipe.make(label)
+        channels = channels_made(recipe, label, backend)
         if isinstance(recipe, Distance) and recipe.exact:
             return _noting(channels, label, 0 if recipe.background else 1, radii)
         return channels

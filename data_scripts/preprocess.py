@@ -15,6 +15,7 @@ from joblib import cpu_count
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segloss.data_scripts.backends import Backend, BackendError
 from segloss.data_scripts.casework import DISK_FULL, Task, failed, work
 from segloss.data_scripts.datasets import Dataset, SourceError, open_dataset
 from segloss.data_scripts.manifest import FolderError, Manifest, Record, opened
@@ -26,7 +27,7 @@ __all__ = ["preprocess"]
 
 VOXEL_BYTES = 6 * 4  # what a case takes at most for each voxel, in bytes: see benchmarks/preprocess
 PROCESS_BYTES = 300 << 20  # what a process takes before its first case
-USAGE_ERRORS = (RecipeError, SourceError, FolderError, SchedulerError)
+USAGE_ERRORS = (RecipeError, SourceError, FolderError, SchedulerError, BackendError)
 
 
 def preprocess(
@@ -77,6 +78,13 @@ def preprocess(
         str | None,
         typer.Option(metavar="ADDRESS", help="Work on the cluster of this Dask scheduler."),
     ] = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="What makes the maps: the CPU, or CuPy on a GPU, which all jobs share; auto is "
+            "CuPy where it can be used."
+        ),
+    ] = Backend.cpu,
     force: Annotated[bool, typer.Option("--force", help="Make again what is up to date.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first case with an error or a warning.")
@@ -109,6 +117,7 @@ def preprocess(
       segloss preprocess nnUNet_raw/Dataset005_Vessels --out maps --jobs 4 --max-memory 16G
       segloss preprocess "data/**/*_seg.nii.gz" --out maps --maps skeleton --strict
       segloss preprocess labels --out /shared/maps --classes 2 --scheduler tcp://head:8786
+      segloss preprocess labels --out maps --classes 2 --backend cupy --jobs 2
     """  # noqa: D301  # typer wants the control character, not the letters
     console = Console(stderr=True, highlight=False)
     try:
@@ -122,6 +131,8 @@ def preprocess(
             ignore=settings.ignore if ignore is None else ignore,
         )
         _check_classes(dataset, recipes)
+        if scheduler is None or backend is Backend.auto:  # a cluster's machines have their GPUs
+            backend = backend.settled()
         limit = _bytes(max_memory)
         if scheduler is None:
             jobs = _affordable(dataset, jobs or cpu_count(), limit, console)
@@ -133,7 +144,7 @@ def preprocess(
         with opened(out) as manifest:
             _sweep(out)  # after a run that was killed
             tasks = [
-                Task(case, dataset.classes, recipes, out.resolve(), known, force)
+                Task(case, dataset.classes, recipes, out.resolve(), known, force, backend)
                 for case in dataset.cases
                 for known in [manifest.records.get(case.name)]
             ]

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jaxtyping
@@ -14,6 +16,10 @@ WRAPPED = os.environ.get("SEGLOSS_CHECK_TYPES", "1") == "1" and sys.version_info
 if WRAPPED:
     int_is_float = "beartype.BeartypeConf(is_pep484_tower=True)"  # as type checkers have it
     jaxtyping.install_import_hook("segloss", f"beartype.beartype(conf={int_is_float})")
+
+# Triton asks for this when it is imported: without a GPU, its interpreter runs the kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 hypothesis.settings.register_profile("segloss", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("segloss")
@@ -27,6 +33,23 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"needs the real images in {DATA}, which are not part of the project")
     return DATA
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What is imported as ``cupy`` during a test, on machines without a GPU too."""
+    from segloss.transforms.kernels import gpu
+    from tests.transforms.stand_in import COMPILER, StandIn
+
+    if COMPILER is None:
+        pytest.skip("needs a C++ compiler")
+    cupy = StandIn()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    for cached in gpu._module, gpu._kernel:
+        cached.cache_clear()
+    yield cupy
+    for cached in gpu._module, gpu._kernel:
+        cached.cache_clear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

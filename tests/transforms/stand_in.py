@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,9 @@ class StandIn(ModuleType):
         super().__init__("cupy")
         self.__spec__ = ModuleSpec("cupy", None)
         self.backwards = backwards
+        self.cuda = SimpleNamespace(
+            runtime=SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+        )
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
@@ -145,6 +148,9 @@ class StandIn(ModuleType):
 
     def asarray(self, host: np.ndarray) -> DeviceArray:
         return DeviceArray(host.copy())
+
+    def asnumpy(self, array: DeviceArray) -> np.ndarray:
+        return array.host.copy()
 
     def from_dlpack(self, tensor: torch.Tensor) -> DeviceArray:
         return DeviceArray(np.from_dlpack(tensor))
