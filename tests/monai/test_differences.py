@@ -191,8 +191,9 @@ def test_the_focal_loss_of_soft_labels_is_the_mean_over_their_answers() -> None:
 def blocks(*space: int) -> Tensor:
     """Labels ``(1, 1, *space)`` of two blocks, class 1 and class 2."""
     label = torch.zeros(1, 1, *space)
-    label[(0, 0, *(slice(1, 6) for _ in space))] = 1
-    label[(0, 0, *(slice(7, 9) for _ in space))] = 2
+    for value, extent in (1, slice(1, 6)), (2, slice(7, 9)):
+        block: Any = (0, 0, *(extent for _ in space))
+        label[block] = value
     return label
 
 
@@ -223,7 +224,7 @@ def test_distances_may_be_brought_along(space: tuple[int, ...], background: bool
     expected = (logits.softmax(1) * distance)[:, scored].mean()
     assert_close(loss(logits, label, distance=distance), expected)
 
-    known = published(label[0]).abs()[None]
+    known = torch.as_tensor(published(label[0])).abs()[None]
     hausdorff = HausdorffDTLoss(alpha=3.0, **options)
     apart = hausdorff(logits, label, distance=0 * known)
     error = (logits.softmax(1) - expanded(label[:, 0].long()[:, None], 3)) ** 2
@@ -244,7 +245,7 @@ def test_a_hard_skeleton_may_be_brought_along() -> None:
     """MONAI's soft one is found anew at every call, and misses what is wide."""
     label = blocks(11, 12)
     logits = make_batch((1, 3, 11, 12)).logits
-    labels = TubedSkeleton(radius=0)(label[0])[None]
+    labels = torch.as_tensor(TubedSkeleton(radius=0)(label[0]))[None]
     skeleton = expanded(labels.long(), 3)
     loss = SoftclDiceLoss(softmax=True, include_background=False, smooth=1e-9)
     p, y = logits.softmax(1)[:, 1:], expanded(label.long(), 3)[:, 1:]
