@@ -21,58 +21,11 @@ from segloss import (
 )
 from segloss.engine import block
 from segloss.transforms import InstanceRegions
-from tests.losses.checks import RELATIVE, value_and_gradient
-from tests.reference.dense import dense
-from tests.strategies import ENCODINGS, INSTANCE, Batch, make_batch
+from tests.losses.checks import assert_as_defined, value_and_gradient
+from tests.strategies import ENCODINGS, INSTANCE, make_batch
 
 each_loss = pytest.mark.parametrize("loss_class", INSTANCE, ids=lambda x: x.__name__)
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-
-
-def looped(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
-    """What the loss should return: a mask for every component, in float64."""
-    numbers = maps.pop("instances")
-    x = dense(loss.encoding, input, target, maps)
-    b, c, n = x.true.shape
-    numbers = numbers.double().reshape(b, -1, n)
-    if numbers.shape[1] == 1:
-        numbers = numbers.expand(b, c, n)
-    first = 0 if getattr(loss.encoding, "background", True) else 1
-    scores: dict[tuple[int, int], list[Tensor]] = {}
-    for i in range(b):
-        for k in range(first, c):
-            own = numbers[i, k - c]  # the last channels are those of the last classes
-            kept = scores.setdefault((i if loss.group == "sample" else 0, k), [])
-            for r in own.unique():
-                here = own == r
-                if r == 0 or not (x.weight[i, k] * x.true[i, k] * here).any():
-                    continue
-                if isinstance(loss, BlobLoss):
-                    here = here | (own == 0)
-                w = x.weight[i, k] * here
-                p, y = x.pred[i, k], x.true[i, k]
-                top = 2 * (w * p * y).sum() + loss.smooth_nr
-                kept.append(1 - top / ((w * p).sum() + (w * y).sum() + loss.smooth_dr))
-    groups = b if loss.group == "sample" else 1
-    nothing = (input * 0).sum().double()
-    rows = [
-        [torch.stack(scores[g, k]).mean() if scores[g, k] else nothing for k in range(first, c)]
-        for g in range(groups)
-    ]
-    score = torch.stack([torch.stack(row) for row in rows])
-    return score if loss.reduction == "none" else score.mean()
-
-
-def assert_as_looped(loss: Any, batch: Batch, maps: dict[str, Tensor]) -> None:
-    relative = RELATIVE[batch.logits.dtype]
-    value, gradient = value_and_gradient(loss, batch.logits, batch.target, **maps)
-    expected, slope = value_and_gradient(
-        lambda *a, **k: looped(loss, *a, **k), batch.logits.double(), batch.target, **maps
-    )
-    assert value.dtype == gradient.dtype == batch.logits.dtype
-    assert_close(value.double(), expected, rtol=relative, atol=relative / 10)
-    tolerance = relative * slope.abs().max().item() + 1e-15
-    assert_close(gradient.double(), slope, rtol=relative, atol=tolerance)
 
 
 @each_loss
@@ -86,7 +39,7 @@ def test_is_the_loop(
         loss = loss_class(encoding, group=group, reduction="none")
         batch = make_batch(encoding, shape=shape, dtype=dtype)
         for weighted in (False, True):
-            assert_as_looped(loss, batch, batch.maps(loss, weight=weighted))
+            assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=weighted))
 
 
 @given(
@@ -108,7 +61,8 @@ def test_is_the_loop_in_blocks_of_any_size(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "_CPU", size)
-        assert_as_looped(loss, batch, batch.maps(loss, weight=data.draw(st.booleans())))
+        maps = batch.maps(loss, weight=data.draw(st.booleans()))
+        assert_as_defined(loss, batch.logits, batch.target, maps)
 
 
 @each_loss
@@ -118,7 +72,7 @@ def test_each_class_may_have_numbers_of_its_own(loss_class: Any, channels: int) 
     batch = make_batch(loss.encoding, shape=(2, 3, 6, 5))
     rng = torch.Generator().manual_seed(1)
     numbers = torch.randint(5, (2, channels, 6, 5), generator=rng)
-    assert_as_looped(loss, batch, {"instances": numbers})
+    assert_as_defined(loss, batch.logits, batch.target, {"instances": numbers})
 
 
 @each_loss
