@@ -77,7 +77,11 @@ if TYPE_CHECKING:
         jaccard,
         tversky,
     )
-    from segloss.losses.penalties import LogSumExpLoss, MarginSmoothingLoss
+    from segloss.losses.penalties import (
+        LogSumExpLoss,
+        MarginSmoothingLoss,
+        NeighbourAwareCalibrationLoss,
+    )
     from segloss.losses.polynomial import Poly1CrossEntropyLoss, Poly1FocalLoss
     from segloss.losses.relative import LDRKLLoss, NormalizedCrossEntropyLoss
     from segloss.losses.reshaped_overlap import (
@@ -201,7 +205,11 @@ _HOME = {
         "tversky",
     ),
     "segloss.losses.polynomial": ("Poly1CrossEntropyLoss", "Poly1FocalLoss"),
-    "segloss.losses.penalties": ("LogSumExpLoss", "MarginSmoothingLoss"),
+    "segloss.losses.penalties": (
+        "LogSumExpLoss",
+        "MarginSmoothingLoss",
+        "NeighbourAwareCalibrationLoss",
+    ),
     "segloss.losses.relative": ("LDRKLLoss", "NormalizedCrossEntropyLoss"),
     "segloss.losses.reshaped_overlap": (
         "ExponentialLogarithmicLoss",
@@ -309,6 +317,7 @@ __all__ = [
     "MultiLevelLoss",
     "Multiclass",
     "Multilabel",
+    "NeighbourAwareCalibrationLoss",
     "NoiseRobustDiceLoss",
     "NormalizedCrossEntropyLoss",
     "NullBCELoss",

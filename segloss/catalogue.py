@@ -432,6 +432,14 @@ _ENTRIES = (
         beside="does not look at the label: add 0.1 of it to cross entropy",
     ),
     Entry(
+        "NeighbourAwareCalibrationLoss",
+        "calibration",
+        "|f − τ|, f the logit, τ the share of the class around the voxel",
+        "Murugesan et al., MICCAI 2023",
+        "calibrated boundaries: labels are less certain where they change",
+        beside="bounds the logits: add 0.1 of it to cross entropy",
+    ),
+    Entry(
         "LogSumExpLoss",
         "calibration",
         "(log Σ_k e^f_k)², f the logits",

@@ -25,6 +25,7 @@ from segloss import (
     Loss,
     Multiclass,
     Multilabel,
+    NeighbourAwareCalibrationLoss,
     RegionWiseLoss,
     SkeletonRecallLoss,
     TLoss,
@@ -180,6 +181,7 @@ LOOKING_AROUND = (
     CenterlineDiceLoss,
     HausdorffDTLoss,
     RegionWiseLoss,
+    NeighbourAwareCalibrationLoss,
 )
 
 

@@ -7,7 +7,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from segloss import CrossEntropyLoss, LogSumExpLoss, MarginSmoothingLoss, Multiclass, Multilabel
+from segloss import (
+    CrossEntropyLoss,
+    LabelTree,
+    LogSumExpLoss,
+    MarginSmoothingLoss,
+    Multiclass,
+    Multilabel,
+    NeighbourAwareCalibrationLoss,
+    Tree,
+)
 from tests.losses.checks import assert_as_defined, value_and_gradient
 from tests.strategies import ENCODINGS, make_batch
 
@@ -86,3 +95,66 @@ def test_derivatives_beyond_the_margin(encoding: Any) -> None:
 def test_a_margin_out_of_range(margin: float) -> None:
     with pytest.raises(ValueError, match=f"margin must .*got {margin}"):
         MarginSmoothingLoss(margin=margin)
+
+
+@pytest.mark.parametrize("space", [(7, 6), (5, 6, 4)], ids=["2d", "3d"])
+def test_neighbours_away_from_the_border_are_those_of_monai(space: tuple[int, ...]) -> None:
+    from monai.losses import NACLLoss
+
+    batch = make_batch(shape=(2, 3, *space), dtype=torch.float32)
+    peer = NACLLoss(classes=3, dim=len(space))
+    ours = CrossEntropyLoss() + 0.1 * NeighbourAwareCalibrationLoss(group="batch")
+    _, expected = value_and_gradient(peer, batch.logits, batch.target)
+    _, found = value_and_gradient(ours, batch.logits, batch.target)
+    inside = (..., *[slice(1, -1)] * len(space))
+    assert_close(found[inside], expected[inside])
+
+
+def test_a_voxel_at_the_border_has_fewer_neighbours() -> None:
+    """Where the image is all of a class, so are a voxel's neighbours, those at its border too."""
+    from monai.losses import NACLLoss
+
+    labels = torch.ones(1, 4, 5).long()
+    logits = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).float()
+    assert NeighbourAwareCalibrationLoss()(logits, labels) == 0
+    peer = NACLLoss(classes=2, dim=2).get_constr_target(labels)
+    assert_close(peer[0, 1, 0, 0].item(), 4 / 9)
+
+
+def test_what_does_not_count_is_no_neighbour() -> None:
+    labels = torch.tensor([[[0, 255, 1, 1]]])
+    expected = torch.tensor([[1.0, 0.5, 0, 0], [0, 0.5, 1, 1]]).double()[None, :, None]
+    loss = NeighbourAwareCalibrationLoss(Multiclass(ignore=255), reduction="none")
+    assert not loss(expected, labels).any()
+    changed = expected.clone()
+    changed[..., 1] = 100
+    assert not loss(changed, labels).any()
+    known = labels.masked_fill(labels == 255, 0)
+    weight = (labels != 255).double()
+    loss = NeighbourAwareCalibrationLoss(reduction="none")
+    assert not loss(changed, known, weight=weight).any()
+    assert loss(expected, known)[0, 0] > 0.1
+
+
+def test_a_weight_says_how_much_and_not_how_near() -> None:
+    batch = make_batch(shape=(1, 3, 4, 5))
+    loss = NeighbourAwareCalibrationLoss()
+    value = loss(batch.logits, batch.target, weight=torch.full((1, 4, 5), 7.0))
+    assert_close(value, loss(batch.logits, batch.target))
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("space", [(5, 4), (1, 6), (3, 4, 2)], ids=str)
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+def test_neighbours_are_as_defined(encoding: Any, space: tuple[int, ...], soft: bool) -> None:
+    batch = make_batch(encoding, shape=(2, 3, *space), soft=soft and encoding.ignore is None)
+    weight = [1.0, 2.0, 0.5][encoding.first :]
+    for group in ("sample", "batch"):
+        loss = NeighbourAwareCalibrationLoss(encoding, group=group, class_weight=weight)  # type: ignore[arg-type]
+        assert_as_defined(loss, batch.logits, batch.target, {"weight": batch.weight})
+
+
+@pytest.mark.parametrize("loss_class", [MarginSmoothingLoss, NeighbourAwareCalibrationLoss])
+def test_an_encoding_that_does_not_list_the_outcomes(loss_class: Any) -> None:
+    with pytest.raises(TypeError, match=f"{loss_class.__name__} .*Multiclass or Multilabel"):
+        loss_class(Tree(LabelTree({"liver": {"tumour": None}})))

@@ -12,6 +12,7 @@ from tests.reference.dense import Dense, dense, pooled, region_sum
 from tests.reference.hardest import hardest_mean
 from tests.reference.instances import INSTANCE, instance_score
 from tests.reference.logits import LOGITS, logit_mean
+from tests.reference.neighbours import neighbour_scores
 from tests.reference.overlap import overlap_score
 from tests.reference.surfaces import SURFACE, boundary_dou_score, surface_cost, worst_and_kept
 from tests.reference.voxels import ADJUSTED, VOXEL, adjusted, voxel_cost
@@ -35,6 +36,9 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
     if name in ADJUSTED:
         logits = adjusted(loss, input, x.true.reshape(input.shape))
         x = dense(loss.encoding, logits, target, maps)
+    if name == "NeighbourAwareCalibrationLoss":
+        near = neighbour_scores(loss, x, input.shape[2:])[:, _scored(loss) :]
+        return _class_mean(loss, near, torch.ones_like(near).bool())
     if name == "TopKCrossEntropyLoss":
         return _reduce(hardest_mean(loss, x, _scored(loss)), loss.reduction)
     if name in LOGITS or getattr(loss, "label_smoothing", 0):
