@@ -68,7 +68,7 @@ Convention: TypeAlias = Literal["face", "kervadec"]
 Regions: TypeAlias = Literal["components", "voronoi"]
 """What belongs to an instance: its own voxels, or all that are nearest to it."""
 
-WeightKind: TypeAlias = Literal["distance", "unet"]
+WeightKind: TypeAlias = Literal["distance", "linear", "unet"]
 """What a weight falls off with: the distance to a boundary, or those to two instances."""
 
 Box: TypeAlias = tuple[slice, ...]

@@ -146,14 +146,20 @@ def boundary_weight(
     The instances are those of `instance_regions`, so labels may be class ids or instance ids. Where
     there are fewer than two, the weight is 1.
 
-    The paper's weight that balances the classes is left to the losses' `class_weight`.
+    With ``kind="linear"`` it is ``1 + strength · (1 - d / D)``, with d as for ``"distance"`` and D
+    the largest d in the image: the distance map penalty of Caliva et al., "Distance map loss penalty
+    term for semantic segmentation" (MIDL 2019), with ``strength=1``; that their maps are reversed and
+    scaled so is our reading. It has no use for `sigma`. Without a boundary it is 1.
+
+    The U-Net paper's balance of the classes takes the place of the 1: add it, and subtract 1. A
+    loss's `class_weight` multiplies the whole instead.
 
     Args:
         labels: ``(H, W)`` or ``(D, H, W)`` class ids, 0 for background; integers, or floats that
             hold integers.
-        kind: ``"distance"`` or ``"unet"``.
-        strength: What the weight exceeds 1 by where the distance is 0. The paper has 10.
-        sigma: How fast that falls off, in the unit of `spacing`. The paper has 5 pixels.
+        kind: ``"distance"``, ``"unet"`` or ``"linear"``.
+        strength: What the weight exceeds 1 by where the distance is 0. The U-Net paper has 10.
+        sigma: How fast that falls off, in the unit of `spacing`. The U-Net paper has 5 pixels.
         spacing: Size of a voxel along each axis in the order of the array, or along all. None: 1.
         ignore: The label of unknown voxels. Their weight is 0; they belong to no instance, and
             where they meet a class there is no boundary.
@@ -163,8 +169,8 @@ def boundary_weight(
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If `strength`, `sigma` or a spacing is not above 0, `kind` is none of the two, a
-            label is negative, or there are neither two nor three axes.
+        ValueError: If `strength`, `sigma` or a spacing is not above 0, `kind` is unknown, a label is
+            negative, or there are neither two nor three axes.
 
     Example:
         >>> import numpy as np
@@ -173,25 +179,41 @@ def boundary_weight(
         array([[1.4, 4.2, 9.8, 9.8, 9.8, 9.8, 9.8, 9.8, 9.8, 9.8]], dtype=float32)
         >>> boundary_weight(label, kind="unet", strength=10, sigma=1).round(1)
         array([[1. , 1. , 1. , 1. , 1.4, 2.4, 2.4, 1.4, 1. , 1. ]], dtype=float32)
+        >>> boundary_weight(label, kind="linear", strength=1).round(1)
+        array([[1. , 1.4, 1.8, 1.8, 1.8, 1.8, 1.8, 1.8, 1.8, 1.8]], dtype=float32)
     """
     one_of("kind", kind, WeightKind)
     strength, sigma = positive("strength", strength), positive("sigma", sigma)
     ids, unknown = class_ids(labels, ignore)
     size = voxel_size(spacing, ids.ndim)
-    # Further away than this, 1 is the nearest float32.
-    reach = sigma * sqrt(2 * max(0.0, log(strength) + 24 * log(2)))
-    squares = (
-        _squares(ids, unknown, size, reach)
-        if kind == "distance"
-        else _squares_to_two(numbered(ids), size, reach)
-    )
-    squares *= -0.5 / sigma**2
-    weight: DistanceMap = np.exp(squares, out=squares)
+    if kind == "linear":
+        weight = _linear(ids, unknown, size)
+    else:
+        # Further away than this, 1 is the nearest float32.
+        reach = sigma * sqrt(2 * max(0.0, log(strength) + 24 * log(2)))
+        squares = (
+            _squares(ids, unknown, size, reach)
+            if kind == "distance"
+            else _squares_to_two(numbered(ids), size, reach)
+        )
+        squares *= -0.5 / sigma**2
+        weight = np.exp(squares, out=squares)
     weight *= strength
     weight += 1
     if unknown is not None:
         weight[unknown] = 0
     return weight
+
+
+def _linear(ids: LabelMap, unknown: Mask | None, size: tuple[float, ...]) -> DistanceMap:
+    """How near a boundary is: 1 on it, 0 where it is farthest, or is none."""
+    across = sqrt(sum((step * count) ** 2 for step, count in zip(size, ids.shape, strict=True)))
+    away = np.sqrt(_squares(ids, unknown, size, across))
+    measured = np.isfinite(away)
+    if not measured.any():
+        return np.zeros_like(away)
+    nearness: DistanceMap = np.where(measured, 1 - away / away[measured].max(), 0)
+    return nearness.astype(np.float32, copy=False)
 
 
 def _squares(

@@ -169,7 +169,7 @@ def tubed_skeleton(
 
     Kirchhoff et al., "Skeleton recall loss for connectivity conserving and resource efficient
     segmentation of thin tubular structures" (ECCV 2024). With the default arguments the result is
-    bit-identical to the published one.
+    bit-identical to the published one, except on a GPU: see `skeleton`.
 
     Args:
         labels: ``(H, W)`` or ``(D, H, W)`` class ids, 0 where there is nothing; integers, or floats

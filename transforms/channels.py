@@ -258,7 +258,7 @@ def weight_channels(
 
     Args:
         channels: The label, channel first.
-        kind: ``"distance"`` or ``"unet"``.
+        kind: ``"distance"``, ``"unet"`` or ``"linear"``.
         strength: What the weight exceeds 1 by where the distance is 0.
         sigma: How fast that falls off, in the unit of `spacing`.
         spacing: Size of a voxel along each axis in the order of the array, or along all. None: 1.

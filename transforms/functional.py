@@ -1,8 +1,9 @@
 """Target maps as functions of arrays: no channels, no batch, no MONAI, no PyTorch.
 
 Every function takes one image of two or three axes and returns one of the same shape (`downsample`
-takes any axes, and returns fewer voxels). They are written family by family in modules of their own;
-this is where they are imported from.
+takes any axes, and returns fewer voxels). An array of CuPy is worked on by its GPU, and an array of
+CuPy is returned. They are written family by family in modules of their own; this is where they are
+imported from.
 """
 
 from segloss.transforms.arrays import Unchecked, namespace

@@ -17,8 +17,8 @@ __all__ = ["TubedSkeleton", "TubedSkeletonD", "TubedSkeletonDict", "TubedSkeleto
 class TubedSkeleton(TargetMap):
     """The label within a few steps of its centreline; 0 elsewhere.
 
-    Kirchhoff et al., "Skeleton recall loss" (ECCV 2024); with the default arguments the map is
-    bit-identical to theirs. See `segloss.transforms.functional.tubed_skeleton`.
+    Kirchhoff et al., "Skeleton recall loss" (ECCV 2024); with the default arguments, and on the CPU,
+    the map is bit-identical to theirs. See `segloss.transforms.functional.tubed_skeleton`.
 
     A label of one channel, ``(1, *S)`` class ids, gives ``(1, *S)``: the class id on the tube. A
     label of R channels, 0 or 1 each, gives ``(R, *S)`` bool: a tube for each region.

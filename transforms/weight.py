@@ -30,8 +30,11 @@ class BoundaryWeight(TargetMap):
             d1 + d2, the distances to the nearest two instances, 0 inside of one (Ronneberger et
             al., 2015, without the weight that balances the classes: for that, losses have
             `class_weight`). Instances are connected components of voxels with the same id.
+            ``"linear"``: 1 + strength · (1 - d / the largest d in the image) (Caliva et al., 2019,
+            with ``strength=1``).
         strength: What the weight exceeds 1 by where the distance is 0.
-        sigma: How fast that falls off, in the unit of the spacing. The paper has 5 pixels.
+        sigma: How fast that falls off, in the unit of the spacing; not for ``"linear"``. The U-Net
+            paper has 5 pixels.
         spacing: Size of a voxel along each axis of the image in the order of the array, or along
             all. None: that of the MetaTensor's affine, in mm; for anything else 1.
         ignore: The label of unknown voxels: their weight is 0, and no boundary is where they begin.

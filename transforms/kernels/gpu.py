@@ -59,6 +59,7 @@ def thinned(masks: Array) -> Array:
 
     voxels = xp.flatnonzero(volume)
     parity = voxels // plane % depth % 2 * 4 + voxels // line % height % 2 * 2 + voxels % width % 2
+    parity = parity.astype(np.uint8)
     voxels = voxels[xp.argsort(parity)]
     ends = xp.cumsum(xp.bincount(parity, minlength=8)).tolist()
     subfields = [voxels[start:end] for start, end in pairwise([0, *ends])]
