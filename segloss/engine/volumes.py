@@ -51,7 +51,7 @@ class Volume:
         return self._cut(pad(x, (0, 0, max(0, self.scored - x.shape[1]), 0)))
 
     def _cut(self, x: Tensor) -> Tensor:
-        return x[0, -self.scored :].unflatten(1, self.space)
+        return x[0, -self.scored :].reshape(-1, *self.space)
 
 
 def volumes(

@@ -59,7 +59,8 @@ def by_definition(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> T
     a, p, r, q = (pooled(s, loss.group)[:, first:] for s in sums)
 
     def share(top: Tensor, bottom: Tensor) -> Tensor:
-        return (top + loss.smooth_nr) / (bottom + loss.smooth_dr)
+        quotient: Tensor = (top + loss.smooth_nr) / (bottom + loss.smooth_dr)
+        return quotient
 
     precision, recall = share(a, p), share(r, q)
     score: Tensor = 1 - 2 * precision * recall / (precision + recall)

@@ -1,5 +1,6 @@
 """Losses of surfaces: as published, and where what is published goes wrong."""
 
+import math
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from segloss import (
     SquaredDiceLoss,
 )
 from segloss.engine.distance import squared_boundary_distance
-from segloss.transforms import SignedDistance
+from segloss.transforms import BoundaryWeight, SignedDistance
 from tests.losses.checks import assert_as_defined, value_and_gradient
 from tests.strategies import make_batch
 
@@ -95,9 +96,11 @@ class TestGeneralizedSurface:
 
     def test_has_no_unit(self) -> None:
         label = balls()
-        logits, exact = noise(label), {"smooth_nr": 0.0, "smooth_dr": 0.0}
+        logits = noise(label)
         values = [
-            GeneralizedSurfaceLoss(**exact)(logits, label, distance=distances(label, spacing=s))
+            GeneralizedSurfaceLoss(smooth_nr=0, smooth_dr=0)(
+                logits, label, distance=distances(label, spacing=s)
+            )
             for s in (1, 0.1, 25)
         ]
         assert_close(values[0], values[1], rtol=1e-6, atol=0)
@@ -252,7 +255,7 @@ class TestBoundaryDoU:
             p, y = logits.softmax(1)[:, c], (label == c).double()
             neighbours = torch.conv2d(y[:, None], cross, padding=1)[:, 0]
             border, size = ((y == 1) & (neighbours < 5)).sum(), y.sum()
-            alpha = min(2 * (1 - (border + s) / (size + s)) - 1, 0.8)
+            alpha = (2 * (1 - (border + s) / (size + s)) - 1).clamp(max=0.8)
             both, squares = (p * y).sum(), (p * p).sum() + (y * y).sum()
             scores.append((squares - 2 * both + s) / (squares - (1 + alpha) * both + s))
         foreground = Multiclass(background=False)
@@ -354,3 +357,60 @@ def test_pulls_towards_the_target(loss_class: Any) -> None:
 def test_the_one_sided_form_needs_no_pass_of_its_own() -> None:
     for loss_class in (BoundaryLoss, GeneralizedSurfaceLoss, HausdorffLoss):
         assert loss_class.own_sums is Loss.own_sums
+
+
+class TestWeightedCrossEntropy:
+    """The losses that are a cross entropy with a weight for each voxel."""
+
+    def cells(self) -> Tensor:
+        """Three cells, two of them a gap of two pixels apart: ``(1, 16, 20)``."""
+        label = torch.zeros(1, 16, 20, dtype=torch.long)
+        label[:, 3:12, 2:8] = label[:, 4:13, 10:15] = label[:, 2:5, 17:19] = 1
+        return label
+
+    def weight(self, label: Tensor, **options: Any) -> Tensor:
+        return torch.as_tensor(BoundaryWeight(**options)(label.numpy()))
+
+    def test_that_of_the_u_net(self) -> None:
+        """The weight w_c + w0 exp(-(d1 + d2)² / 2σ²), d to the border of the nearest two cells."""
+        label, w0, sigma = self.cells(), 10.0, 5.0
+        balance, logits = torch.tensor([0.4, 1.6]).double(), noise(self.cells(), 2)
+        boxes = [(3, 12, 2, 8), (4, 13, 10, 15), (2, 5, 17, 19)]
+        expected = torch.empty(16, 20, dtype=torch.float64)
+        for y in range(16):
+            for x in range(20):
+                # From a pixel's centre to the edge of a cell, a rectangle of pixels.
+                gaps = [
+                    (
+                        max(top - 0.5 - y, y - bottom + 0.5, 0),
+                        max(left - 0.5 - x, x - right + 0.5, 0),
+                    )
+                    for top, bottom, left, right in boxes
+                ]
+                first, second, _ = sorted((dy * dy + dx * dx) ** 0.5 for dy, dx in gaps)
+                gap = math.exp(-((first + second) ** 2) / (2 * sigma**2))
+                expected[y, x] = balance[label[0, y, x]] + w0 * gap
+        m = -logits.log_softmax(1).gather(1, label[:, None])[0, 0]
+        weight = balance[label] + self.weight(label, kind="unet", strength=w0, sigma=sigma) - 1
+        found = CrossEntropyLoss()(logits, label, weight=weight)
+        assert_close(found, (expected * m).sum() / expected.sum(), rtol=1e-6, atol=0)
+
+    def test_that_of_distance_maps(self) -> None:
+        """(1 + Φ) m, Φ largest at the boundary and 0 where it is farthest."""
+        label = balls(classes=2)
+        logits, away = noise(label, 2), distances(label, 2)[0, 0].double().abs()
+        expected = 2 - away / away.max()
+        m = -logits.log_softmax(1).gather(1, label[:, None])[0, 0]
+        weight = self.weight(label, kind="linear", strength=1)
+        found = CrossEntropyLoss()(logits, label, weight=weight)
+        assert_close(found, (expected * m).sum() / expected.sum(), rtol=1e-6, atol=0)
+
+    def test_a_distance_penalised_cross_entropy_is_not_the_plain_one(self) -> None:
+        """One that is published computes its weights, and returns the plain mean."""
+        label = balls(classes=2)
+        logits, weight = noise(label, 2), self.weight(label, kind="linear", strength=1)
+        value, gradient = value_and_gradient(CrossEntropyLoss(), logits, label, weight=weight)
+        plain, slope = value_and_gradient(CrossEntropyLoss(), logits, label)
+        assert abs(value / plain - 1) > 1e-3
+        pull = (gradient / slope)[0, 0]
+        assert_close(pull / pull[0, 0], (weight / weight[0, 0, 0])[0].double())

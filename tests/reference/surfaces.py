@@ -19,7 +19,8 @@ def surface_cost(loss: Any, x: Dense) -> Tensor:
     if type(loss).__name__ == "RegionWiseLoss":
         deepest = torch.where(x.weight != 0, -distance, 0.0).amax(2, keepdim=True).clamp(min=0)
         depth = -distance / torch.where(deepest == 0, 1.0, deepest)
-        return x.weight * error * torch.where(distance < 0, depth, 1.0)
+        cost: Tensor = x.weight * error * torch.where(distance < 0, depth, 1.0)
+        return cost
     far = distance.abs() ** loss.alpha
     if type(loss).__name__ == "HausdorffDTLoss":
         spacing = loss.spacing
@@ -27,7 +28,8 @@ def surface_cost(loss: Any, x: Dense) -> Tensor:
             spacing = (spacing,) * len(x.space)
         found = boundary_distance(x.pred.detach() > 0.5, x.weight != 0, x.space, spacing)
         far = far + found**loss.alpha
-    return x.weight * error**2 * far
+    squares: Tensor = x.weight * error**2 * far
+    return squares
 
 
 def boundary_distance(

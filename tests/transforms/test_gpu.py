@@ -54,6 +54,7 @@ SAME: list[TargetMap] = [  # as on the CPU, up to rounding
     BoundaryBand(width=1.5, ignore=2),
     BoundaryWeight("distance", sigma=2),
     BoundaryWeight("unet", sigma=2, ignore=2),
+    BoundaryWeight("linear", ignore=2),
 ]
 ALL = [*SAME, TubedSkeleton(), TubedSkeleton(per_class=True, ignore=2, radius=1)]
 

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from numpy.testing import assert_allclose, assert_array_equal
 
 from segloss.transforms import BoundaryWeight
-from segloss.transforms.functional import boundary_weight
+from segloss.transforms.functional import boundary_weight, signed_distance
 from tests.reference.maps import box_distance, components, weight_near_two
 from tests.transforms.strategies import anisotropic, label_maps
 from tests.transforms.test_instances import real_labels
@@ -24,16 +24,22 @@ strengths = st.sampled_from([0.1, 1, 10, 1e4])
 sigmas = st.sampled_from([0.2, 1, 5])
 
 
-def near_boundaries(
-    labels: np.ndarray, known: np.ndarray, spacing: tuple[float, ...], strength: float, sigma: float
-) -> np.ndarray:
-    """The formula, with the distance of each class to the known voxels of the others."""
+def nearest_other(labels: np.ndarray, known: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """From each known voxel to the nearest known one of another class."""
     distance = np.full(labels.shape, np.inf)
     for c in np.unique(labels[known]):
         other = known & (labels != c)
         if other.any():
             here = known & (labels == c)
             distance[here] = box_distance(other, spacing)[here]
+    return distance
+
+
+def near_boundaries(
+    labels: np.ndarray, known: np.ndarray, spacing: tuple[float, ...], strength: float, sigma: float
+) -> np.ndarray:
+    """The formula, with the distance of each class to the known voxels of the others."""
+    distance = nearest_other(labels, known, spacing)
     weight: np.ndarray = known * (1 + strength * np.exp(-(distance**2) / (2 * sigma**2)))
     return weight
 
@@ -115,7 +121,36 @@ class TestUnet:
             assert_allclose(weight, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["distance", "unet"])
+class TestLinear:
+    @given(label_maps, st.data(), strengths, st.booleans())
+    def test_is_the_formula(
+        self, labels: np.ndarray, data: st.DataObject, strength: float, ignoring: bool
+    ) -> None:
+        spacing, ignore = data.draw(anisotropic(labels.ndim)), 2 if ignoring else None
+        weight = boundary_weight(
+            labels, kind="linear", strength=strength, spacing=spacing, ignore=ignore
+        )
+        known = labels != ignore if ignoring else np.ones(labels.shape, dtype=bool)
+        away = nearest_other(labels, known, spacing)
+        measured = np.isfinite(away)
+        farthest = away[measured].max() if measured.any() else 1
+        expected = 1 + strength * np.where(measured, 1 - away / farthest, 0)
+        assert weight.dtype == np.float32
+        # 1 - d / D has the digits of 1.
+        assert_allclose(weight, known * expected, rtol=1e-5, atol=1e-6 * strength)
+
+    def test_is_the_penalty_of_its_paper(self) -> None:
+        """1 + Φ, from 1 at the farthest voxel to nearly 2 at the boundary of a disc."""
+        y, x = np.mgrid[:33, :33] - 16
+        labels = (x**2 + y**2 <= 36).astype(np.uint8)
+        weight = boundary_weight(labels, kind="linear", strength=1)
+        assert weight.min() == 1
+        assert weight[0, 0] == 1
+        assert 1.9 < weight.max() < 2
+        assert_array_equal(weight == weight.max(), abs(signed_distance(labels == 1)) == 0.5)
+
+
+@pytest.mark.parametrize("kind", ["distance", "linear", "unet"])
 def test_transform_is_that_of_the_label(kind: str) -> None:
     expected = boundary_weight(LABEL[0], kind=kind, strength=3, sigma=2, spacing=SPACING)
     assert_array_equal(BoundaryWeight(kind, 3, 2, SPACING)(LABEL), expected[None])
@@ -126,7 +161,7 @@ def test_transform_is_that_of_the_label(kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "u-net"}, r"kind must be one of \('distance', 'unet'\), got 'u-net'"),
+        ({"kind": "u-net"}, r"kind must be one of \('distance', 'linear', 'unet'\), got 'u-net'"),
         ({"strength": 0}, "strength must be a finite number above 0, got 0"),
         ({"sigma": -1}, "sigma must be a finite number above 0, got -1"),
         ({"spacing": 0}, "spacing must be a finite number above 0, got 0"),
