@@ -152,7 +152,7 @@ class TestHausdorff:
         )
         assert (phi.frac() % 0.5 != 0).any()
 
-    def test_has_a_gradient(self) -> None:
+    def test_a_hausdorff_loss_has_a_gradient(self) -> None:
         """A published form, by erosion in NumPy, has none."""
         label = balls()
         target, found = (
