@@ -9,7 +9,9 @@ from numba import njit
 __all__ = ["compiled"]
 
 
-def compiled(function: Callable[..., Any] | None = None, *, sums_in_any_order: bool = False) -> Any:
+def compiled(
+    function: Callable[..., Any] | None = None, *, fastmath: frozenset[str] = frozenset()
+) -> Any:
     """Compile a kernel at its first call, for every later process too where the disk allows it.
 
     A kernel runs on one core and holds no lock: threads share the work, and a forked worker
@@ -18,17 +20,17 @@ def compiled(function: Callable[..., Any] | None = None, *, sums_in_any_order: b
 
     Args:
         function: Loops over NumPy arrays, in the subset of Python that numba compiles.
-        sums_in_any_order: Several numbers may be added, and multiplied and added, at a time.
+        fastmath: What LLVM may do to arithmetic, as in ``{"contract"}``: multiply and add at once.
 
     Returns:
         The compiled function; its ``py_func`` is what was written.
     """
     if function is None:
-        return lambda loops: compiled(loops, sums_in_any_order=sums_in_any_order)
+        return lambda loops: compiled(loops, fastmath=fastmath)
     loops = inspect.unwrap(function)
     options: dict[str, Any] = {"nogil": True}
-    if sums_in_any_order:  # the rest of fast mathematics would do away with infinities and NaN
-        options["fastmath"] = {"contract", "nsz", "reassoc"}
+    if fastmath:
+        options["fastmath"] = set(fastmath)
     try:
         return njit(cache=True, **options)(loops)
     except RuntimeError:  # numba found no folder it may write to: each process compiles anew

@@ -70,7 +70,10 @@ def catalogued(kind: type = Loss, *families: str) -> tuple[Any, ...]:
 
 INSTANCE = catalogued(Loss, "instances")
 TOPOLOGY = catalogued(Loss, "topology")  # another package, in single precision: test_topology.py
-_APART = (*INSTANCE, *TOPOLOGY, CenterlineBoundaryDiceLoss, CenterlineDiceLoss, TLoss)
+_APART = (
+    *TOPOLOGY,
+    CenterlineBoundaryDiceLoss,
+)  # whose weights have a test: test_centerline_boundary
 LOSSES = tuple(x for x in catalogued() if x not in _APART)
 WITH_PRIOR = (LogitAdjustedCrossEntropyLoss, VectorScalingLoss, LDAMLoss)
 NARROW = (AsymmetricLoss, UnifiedFocalLoss, *WITH_PRIOR)
@@ -108,8 +111,8 @@ class Batch:
 
     def maps(self, loss: Any, *, weight: bool = False) -> dict[str, Tensor]:
         """The maps that the loss reads, and no other."""
-        terms = loss.losses.values() if isinstance(loss, CompoundLoss) else [loss]
-        read = frozenset().union(*(term.request.maps | term.reads for term in terms))
+        terms: list[Any] = [*loss.losses.values()] if isinstance(loss, CompoundLoss) else [loss]
+        read: set[str] = set().union(*(term.request.maps | term.reads for term in terms))
         if weight:
             read |= {"weight"}
         return {name: getattr(self, name) for name in sorted(read)}
@@ -148,6 +151,7 @@ def make_batch(
         tube, ignored = regions * skeleton[:, None], ignored[:, None].expand_as(regions)
         instances = instances[:, None].repeat(1, c, *[1] * len(space))
     if encoding.ignore is not None:
+        ignored = ignored[:, None] if target.ndim > ignored.ndim else ignored
         target = target.masked_fill(ignored, encoding.ignore)
     return Batch(
         logits.to(dtype),
@@ -236,6 +240,10 @@ def options(draw: st.DrawFn, loss_class: Any, scored: int) -> dict[str, Any]:
         chosen["alpha"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0]))
     if loss_class is HausdorffDTLoss:
         chosen["spacing"] = draw(st.sampled_from([0.5, 1.0]))
+    if loss_class is CenterlineDiceLoss:
+        chosen["iterations"] = draw(st.sampled_from([0, 1, 2]))
+    if loss_class is TLoss:
+        chosen["initial_nu"] = draw(st.sampled_from([0.5, 3.0, 50.0]))
     if loss_class in (GeneralizedDiceLoss, GeneralizedSurfaceLoss):
         chosen["weighting"] = draw(st.sampled_from(["square", "simple", "uniform"]))
     return chosen
@@ -280,7 +288,7 @@ def cases(
         "seed": draw(st.integers(0, 2**31)),
         "scale": draw(st.sampled_from(scales)),
         "present": draw(st.integers(1, c)),
-        "soft": encoding.ignore is None and draw(st.booleans()),
+        "soft": draw(st.booleans()),
     }
     chosen = draw(options(loss_class, c - leaves_out_background(encoding)))
     if loss_class in WITH_PRIOR:

@@ -1,4 +1,4 @@
-"""Which engine computes the sums: Triton's kernels for CUDA tensors, PyTorch for all others."""
+"""Which engine computes the sums: Triton on CUDA tensors, compiled loops on the CPU, or PyTorch."""
 
 import logging
 from functools import cache
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segloss.encoding import Encoded
     from segloss.engine.sums import Request
 
-__all__ = ["Backend", "backend", "takes"]
+__all__ = ["Backend", "backend", "chosen", "takes"]
 
 Backend = Literal["auto", "triton", "torch"]
 
@@ -25,14 +25,15 @@ class backend:
     """Choose the engine that computes the losses, from now on or for a ``with`` block.
 
     With ``"auto"``, from the start, Triton's kernels compute what CUDA tensors ask for, if Triton is
-    installed and works there, and PyTorch everything else; the logger ``segloss`` says once which it
-    is. The numbers are the same but for rounding. The choice holds for all threads, and for what
+    installed and works there (the logger ``segloss`` says once whether it does), loops compiled by
+    numba what tensors in single precision on the CPU do, and PyTorch everything else. The numbers
+    are the same but for rounding. The choice holds for all threads, and for what
     torch.compile makes of a loss after it.
 
     Args:
         name: ``"auto"``; ``"triton"``, to hear why if it does not work, which on the CPU takes
             Triton's interpreter, for tests, with ``TRITON_INTERPRET=1`` in the environment; or
-            ``"torch"``. Whatever the kernels know nothing of goes to PyTorch even so.
+            ``"torch"``. Whatever kernels and loops know nothing of goes to PyTorch even so.
 
     Raises:
         ImportError: Triton is not installed.
@@ -59,6 +60,11 @@ class backend:
         _chosen = self.before
 
 
+def chosen() -> Backend:
+    """What was chosen last."""
+    return _chosen
+
+
 def takes(encoded: "Encoded", request: "Request") -> bool:
     """Whether Triton's kernels are to compute a request."""
     device = encoded.logits.device
@@ -80,8 +86,12 @@ def _installed() -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@cache
 def _works(device: torch.device) -> bool:
+    return _tried(device)
+
+
+@cache
+def _tried(device: torch.device) -> bool:
     """Whether a first small sum can be had: that takes a compiler, a driver, a GPU new enough."""
     if not _installed():
         _log.info("Triton is not installed: PyTorch computes the losses on %s", device)

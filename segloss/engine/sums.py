@@ -47,7 +47,7 @@ from torch.nn.functional import pad
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine import backend, confusion, histogram, map_sums
+from segloss.engine import backend, confusion, histogram, map_sums, tiles
 from segloss.engine.block import Block, Place, places, product
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.voxel import VoxelSum, binary_pull, class_pull, has_closed_form, voxel_sums
@@ -104,8 +104,8 @@ def one_pass(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     """The region sums, each ``(b, v)``, and the voxel sums and their normalisers, ``(s, 2, b)``.
 
     float64 (float32 on Apple's GPUs, which have no other), differentiable twice in the logits.
-    By Triton where `segloss.backend` says so. By PyTorch under torch.compile it is `dense_sums`,
-    which the compiler can see into and fuse.
+    By Triton, or loops compiled for the CPU, where `segloss.backend` says so. By PyTorch under
+    torch.compile it is `dense_sums`, which the compiler can see into and fuse.
     """
     if request.constant:
         encoded = replace(encoded, logits=encoded.logits.detach())
@@ -167,8 +167,9 @@ class _OnePass(torch.autograd.Function):
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         with _full_precision(logits):
+            sums = tiles.tiled_sums if tiles.supports(encoded, request) else _block_sums
             for place in places(encoded):
-                total[place[0]] += _packed_sums(Block(encoded, place), request)
+                total[place[0]] += sums(encoded, request, place)
         return total
 
     @staticmethod
@@ -191,6 +192,10 @@ def _gradient_by_blocks(encoded: Encoded, request: Request, slope: Tensor) -> Te
     logits, dtype = encoded.logits, encoded.classes.dtype
     grad = torch.empty_like(logits)
     slope = slope.to(dtype)
+    if tiles.supports(encoded, request):
+        for place in places(encoded):
+            tiles.write_tiled_gradient(encoded, request, place, slope[place[0]], grad)
+        return grad
     closed_form = has_closed_form(encoded.activation, request.voxels)
     for samples, voxels in places(encoded, closed_form=closed_form):
         part = grad[samples, :, voxels]
@@ -216,6 +221,10 @@ def _gradient_by_autograd(
         sums = _packed_sums(block, request)
         (grad,) = torch.autograd.grad(sums, block.logits, slope.to(sums.dtype))
     return block.by_input(grad)
+
+
+def _block_sums(encoded: Encoded, request: Request, place: Place) -> Tensor:
+    return _packed_sums(Block(encoded, place), request)
 
 
 def _packed_sums(block: Block, request: Request) -> Tensor:
@@ -329,8 +338,7 @@ def _gradient(
     """
     scales = {name: scale[:, :, None] for name, scale in regions.items()}
     slope = _slope_in_channels(block, request.regions, scales, out)
-    if request.maps:
-        del block.maps  # before the probabilities need the room
+    vars(block).pop("maps", None)  # before the probabilities need the room
     by_phi = [i for i, term in enumerate(request.voxels) if isinstance(term, VoxelSum)]
     terms = tuple(term for term in request.voxels if isinstance(term, VoxelSum))
     _regions_and_phis(block, slope, terms, voxels[by_phi], out)

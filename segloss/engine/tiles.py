@@ -1,0 +1,202 @@
+"""The pass over the voxels on the CPU, in single precision: every sum of a tile while it is at hand.
+
+PyTorch's operations each go over a whole block, and a block is too large for the fastest memory.
+The loops of `segloss.engine.tile_loops` go over a tile of a few hundred voxels until all that is
+asked of it is done. They know the sums that most losses are made of; `supports` says whether they
+know all of a request, and `segloss.engine.sums` does without them if not.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from segloss.activation import Sigmoid, Softmax
+from segloss.encoding import Encoded
+from segloss.engine import backend, tile_loops
+from segloss.engine.block import Block, Place, check_labels
+from segloss.engine.voxel import CrossEntropy, VoxelSum
+
+if TYPE_CHECKING:
+    from segloss.engine.sums import Request
+
+__all__ = ["supports", "tiled_sums", "write_tiled_gradient"]
+
+# Voxels for which it is worth asking another thread: it takes about as long as a thousand do.
+_WORTH_A_THREAD = 1 << 13
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def supports(encoded: Encoded, request: "Request") -> bool:
+    """Whether the loops know the sums asked for, and the batch's layout."""
+    logits, activation = encoded.logits, encoded.activation
+    flat = isinstance(activation, Softmax) and activation.members is None
+    return (
+        backend.chosen() != "torch"
+        and logits.device.type == "cpu"
+        and logits.dtype == encoded.classes.dtype == torch.float32
+        and logits.is_contiguous()
+        and encoded.outcomes is None
+        and encoded.affine is None
+        and (flat or isinstance(activation, Sigmoid))
+        and all(
+            name in tile_loops.SUMS or _map_of(name) in encoded.maps for name in request.regions
+        )
+        and all(_is_plain(term) for term in request.voxels)
+    )
+
+
+def tiled_sums(encoded: Encoded, request: "Request", place: Place) -> Tensor:
+    """The sums over a block side by side, ``(b, ·)``, float64."""
+    samples = range(*place[0].indices(len(encoded.logits)))
+    return torch.stack([_Part(encoded, request, i, place[1]).sums() for i in samples])
+
+
+def write_tiled_gradient(
+    encoded: Encoded, request: "Request", place: Place, slope: Tensor, grad: Tensor
+) -> None:
+    """Write the derivative of a block's sums by its logits.
+
+    Args:
+        encoded: The batch.
+        request: The sums.
+        place: The block.
+        slope: What the derivative of each sum counts, ``(b, ·)`` in the order of `tiled_sums`.
+        grad: Where to write to, shaped like the logits, contiguous.
+    """
+    for row, i in enumerate(range(*place[0].indices(len(encoded.logits)))):
+        _Part(encoded, request, i, place[1], checked=True).write_gradient(slope[row], grad[i])
+
+
+class _Part:
+    """The voxels of one sample that are in a block, as the loops take them."""
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        request: "Request",
+        sample: int,
+        voxels: slice,
+        *,
+        checked: bool = False,
+    ) -> None:
+        block = Block(encoded, (slice(sample, sample + 1), voxels), checked=checked)
+        channels, self.size = block.logits.shape[1:]
+        labels = true = weight = None
+        if block.labels is None:
+            true = block.true[0]
+        else:
+            labels = block.labels[0].to(torch.int32)
+        if block.voxel_weight is not None:
+            weight = block.voxel_weight[0]
+        label_maps, maps, rows = [], [], {}
+        for name in dict.fromkeys(filter(None, map(_map_of, request.regions))):
+            values = encoded.maps[name][sample, ..., voxels]
+            if values.ndim == 1:
+                if not checked:
+                    described = f"the input has {channels} channels"
+                    check_labels(f"{name} map", values, channels, described)
+                rows[name] = (channels - 1, len(label_maps), 1)
+                label_maps.append(values.to(torch.int32)[None])
+            else:
+                rows[name] = (len(values), sum(map(len, maps)), 0)
+                maps.append(values.to(torch.float32))
+        plan = [
+            (tile_loops.SUMS[name], channels, 0, 0)
+            if name in tile_loops.SUMS
+            else (_map_number(name), *rows[_map_of(name)])
+            for name in request.regions
+        ]
+        self.width = sum(nodes for _, nodes, *_ in plan)
+        weights = [term.class_weight or (1.0,) * channels for term in request.voxels]
+        self.alpha = torch.tensor(weights, dtype=torch.float32).reshape(-1, channels)
+        self.before = (
+            encoded.logits[sample].detach().numpy(),
+            isinstance(encoded.activation, Sigmoid),
+            voxels.indices(encoded.logits.shape[2])[0],
+        )
+        self.after = (
+            _array([] if labels is None else [labels], torch.int32, 1),
+            _array([] if true is None else [true], torch.float32, 2),
+            _array([] if weight is None else [weight], torch.float32, 2),
+            _array(label_maps, torch.int32, 2),
+            _array(maps, torch.float32, 2),
+            torch.tensor(plan, dtype=torch.int64).reshape(-1, 4).numpy(),
+        )
+
+    def sums(self) -> Tensor:
+        """All sums, float64."""
+        parts = _parts(self.size)
+        out = torch.zeros(len(parts), self.width + 2 * len(self.alpha), dtype=torch.float64)
+
+        def work(i: int, begin: int, end: int) -> None:
+            given = (*self.before, begin, end, *self.after)
+            tile_loops.add_up(*given, self.alpha.numpy(), out[i].numpy())
+
+        _share(work, parts)
+        return out.sum(0)
+
+    def write_gradient(self, slope: Tensor, grad: Tensor) -> None:
+        """The derivative of the sums, each times its slope."""
+        scales, by_voxel = slope[: self.width], slope[self.width :: 2]
+        pull = by_voxel @ self.alpha if len(self.alpha) else by_voxel
+
+        def work(_: int, begin: int, end: int) -> None:
+            given = (*self.before, begin, end, *self.after)
+            tile_loops.write_gradient(*given, pull.numpy(), scales.numpy(), grad.numpy())
+
+        _share(work, _parts(self.size))
+
+
+def _array(parts: list[Tensor], dtype: torch.dtype, axes: int) -> Any:
+    if not parts:
+        return torch.empty((0,) * axes, dtype=dtype).numpy()
+    return torch.cat(parts).contiguous().numpy()
+
+
+def _map_of(name: str) -> str | None:
+    return None if name in tile_loops.SUMS else name.removeprefix("pred*")
+
+
+def _map_number(name: str) -> int:
+    return tile_loops.PRED_TIMES_MAP if name.startswith("pred*") else tile_loops.MAP
+
+
+def _is_plain(term: Any) -> bool:
+    return (
+        isinstance(term, VoxelSum)
+        and term.phi == term.phi_of_no == CrossEntropy()
+        and term.of != "step"
+    )
+
+
+def _parts(voxels: int) -> list[tuple[int, int]]:
+    """Nearly equal ranges, one for each thread that is worth it."""
+    count = max(1, min(torch.get_num_threads(), voxels // _WORTH_A_THREAD))
+    ends = [voxels * i // count for i in range(count + 1)]
+    return list(pairwise(ends))
+
+
+def _share(work: Callable[[int, int, int], None], parts: list[tuple[int, int]]) -> None:
+    """Do each part in a thread of its own, the first one here."""
+    global _pool
+    if len(parts) > 1 and _pool is None:
+        _pool = ThreadPoolExecutor(thread_name_prefix="segloss")
+    others = [_pool.submit(work, i, *part) for i, part in enumerate(parts) if i and _pool]
+    work(0, *parts[0])
+    for other in others:
+        other.result()
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None  # its threads did not come along into the forked process
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
