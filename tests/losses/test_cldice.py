@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segloss import CenterlineDiceLoss, CrossEntropyLoss, DiceLoss, Multiclass, Multilabel
-from segloss.engine.soft_skeleton import outlasts, soft_skeleton, soft_skeleton_slope
+from segloss.engine import soft_skeleton as engine
+from segloss.engine.soft_skeleton import (
+    SoftSkeletonSums,
+    outlasts,
+    soft_skeleton,
+    soft_skeleton_slope,
+)
 from segloss.transforms import TubedSkeleton
 from tests.losses.checks import assert_as_defined, value_and_gradient
 from tests.reference.centrelines import pooled_skeleton
@@ -190,6 +196,31 @@ def test_keeps_the_logits_only() -> None:
         loss(logits, batch.target, **maps)
     large = {pointer for pointer, size in kept if size >= 32 * 32}
     assert large <= {x.data_ptr() for x in (logits, batch.target, *maps.values())}
+
+
+@pytest.mark.parametrize("encoding", [Multiclass(), Multilabel(ignore=255)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("shape", "iterations"), [((2, 2, 30, 6), 1), ((1, 3, 29, 4, 5), 1)])
+def test_slabs_are_the_whole(
+    encoding: Any,
+    weighted: bool,
+    shape: tuple[int, ...],
+    iterations: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loss = CenterlineDiceLoss(encoding, iterations=iterations)
+    batch = make_batch(encoding, shape=shape)
+    batch.logits = batch.logits.round()  # many ties
+    maps = batch.maps(loss, weight=weighted)
+    encoded = encoding.encode(batch.logits, batch.target, {})
+    measure = SoftSkeletonSums(iterations, shape[2:], 0, shape[1])
+    assert len(measure.places(encoded)) > 2 * shape[0]
+    value, gradient = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    monkeypatch.setattr(engine, "_MARGINS", 1000)
+    assert len(measure.places(encoded)) == shape[0]
+    expected, slope = value_and_gradient(loss, batch.logits, batch.target, **maps)
+    assert_close(value, expected, rtol=1e-12, atol=0)
+    assert_close(gradient, slope, rtol=1e-10, atol=1e-15)
 
 
 def test_iterations_below_zero() -> None:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from segloss import (
     BoundaryLoss,
+    CenterlineDiceLoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
@@ -31,11 +32,17 @@ def named(x: Any) -> str:
 def coarse(loss_class: Any) -> dict[str, Any]:
     """Few bins: few edges, across which rounding may move an error; many errors in the last bin.
 
-    In it are the saturated voxels, of whose gradients single precision has few digits.
+    In it are the saturated voxels, of whose gradients single precision has few digits. And few
+    erosions: each is one more volume in the graph of the definition.
     """
-    return {"bins": 16} if loss_class is LovaszLoss else {}
+    return {LovaszLoss: {"bins": 16}, CenterlineDiceLoss: {"iterations": 1}}.get(loss_class, {})
 
 
+# Which of two neighbours is the least, where they are nearly equal, is a matter of rounding.
+ROBUST_TO_ROUNDING = [x for x in LOSSES if x is not CenterlineDiceLoss]
+
+
+@pytest.mark.filterwarnings("ignore:class . of the target is wider than iterations")
 @given(cases())
 @settings(max_examples=120)
 def test_in_double_precision(case: Case) -> None:
@@ -43,7 +50,7 @@ def test_in_double_precision(case: Case) -> None:
     assert_as_defined(loss, batch.logits, batch.target, maps)
 
 
-@given(cases(dtype=torch.float32))
+@given(cases(ROBUST_TO_ROUNDING, dtype=torch.float32))
 @settings(max_examples=60)
 def test_in_single_precision(case: Case) -> None:
     loss, batch, maps = case.make()
@@ -208,7 +215,7 @@ def test_memory_layout_does_not_matter(loss_class: Any) -> None:
 def test_the_size_of_a_block_does_not_matter(
     loss_class: Any, encoding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = loss_class(encoding, group="sample", reduction="none")
+    loss = loss_class(encoding, group="sample", reduction="none", **coarse(loss_class))
     batch = make_batch(encoding, shape=(3, 3, 4, 5))
     for voxels in (7, 19, 20, 21, 45):
         monkeypatch.setattr(block, "_CPU", 3 * voxels)
@@ -223,7 +230,7 @@ def test_at_the_edges_of_a_block(beyond: int) -> None:
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
 
 
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", ROBUST_TO_ROUNDING, ids=named)
 def test_many_small_samples(loss_class: Any) -> None:
     loss = loss_class(group="sample", reduction="none")
     batch = make_batch(loss.encoding, shape=(500, 3, 2, 2), dtype=torch.float32)
@@ -232,7 +239,7 @@ def test_many_small_samples(loss_class: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("encoding", [Multiclass(), Multilabel()], ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", ROBUST_TO_ROUNDING, ids=named)
 def test_half_precision_costs_only_the_rounding_of_the_logits(
     loss_class: Any, encoding: Any, dtype: torch.dtype
 ) -> None:
@@ -263,7 +270,7 @@ def test_half_precision_with_more_voxels_than_it_can_count(
 @pytest.mark.parametrize("encoding", [ENCODINGS[0], ENCODINGS[3], ENCODINGS[5]], ids=str)
 @pytest.mark.parametrize("loss_class", LOSSES, ids=named)
 def test_first_and_second_derivatives(loss_class: Any, encoding: Any) -> None:
-    loss = loss_class(encoding, group="sample", reduction="none")
+    loss = loss_class(encoding, group="sample", reduction="none", **coarse(loss_class))
     batch = make_batch(encoding, shape=(2, 3, 2, 3), scale=1.0)
     maps = batch.maps(loss, weight=True)
 
@@ -273,7 +280,12 @@ def test_first_and_second_derivatives(loss_class: Any, encoding: Any) -> None:
 
     logits = batch.logits.requires_grad_()
     assert torch.autograd.gradcheck(of_logits, (logits,), fast_mode=True)
-    assert torch.autograd.gradgradcheck(of_logits, (logits,), fast_mode=True)
+    if "differentiated once" in " ".join(loss_class.__doc__.split()):
+        (gradient,) = torch.autograd.grad(of_logits(logits).sum(), logits, create_graph=True)
+        with pytest.raises(RuntimeError):
+            gradient.sum().backward()
+    else:
+        assert torch.autograd.gradgradcheck(of_logits, (logits,), fast_mode=True)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0, 5.0])

@@ -38,15 +38,15 @@ def dense(encoding: Any, input: Tensor, target: Tensor, maps: dict[str, Tensor])
     logits = input.double().reshape(b, c, -1)
     n = logits.shape[2]
     exclusive = type(encoding).__name__ == "Multiclass"
-    target = target.double()
+    target, soft = target.double(), target.shape == input.shape
     weight = torch.ones(b, c, n, dtype=torch.float64, device=input.device)
     if encoding.ignore is not None:
         ignored = (target == encoding.ignore).reshape(b, -1, n)
         weight = weight * (~ignored).double()
         target = torch.where(target == encoding.ignore, 0.0, target)
-        if exclusive:  # of no class, rather than of the first
+        if exclusive and not soft:  # of no class, rather than of the first
             target = torch.where(ignored.reshape(target.shape), -1.0, target)
-    if not exclusive or (target.shape == input.shape and encoding.ignore is None):
+    if not exclusive or soft:
         true = target.reshape(b, c, n)
     else:
         true = one_hot(target.reshape(b, n), c)
