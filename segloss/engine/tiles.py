@@ -94,8 +94,12 @@ class _Part:
             labels = block.labels[0].to(torch.int32)
         if block.voxel_weight is not None:
             weight = block.voxel_weight[0]
-        label_maps, maps, rows = [], [], {}
-        for name in dict.fromkeys(filter(None, map(_map_of, request.regions))):
+        label_maps: list[Tensor] = []
+        maps: list[Tensor] = []
+        rows = {}
+        for name in dict.fromkeys(map(_map_of, request.regions)):
+            if name not in encoded.maps:
+                continue
             values = encoded.maps[name][sample, ..., voxels]
             if values.ndim == 1:
                 if not checked:
@@ -104,7 +108,7 @@ class _Part:
                 rows[name] = (channels - 1, len(label_maps), 1)
                 label_maps.append(values.to(torch.int32)[None])
             else:
-                rows[name] = (len(values), sum(map(len, maps)), 0)
+                rows[name] = (len(values), sum(len(x) for x in maps), 0)
                 maps.append(values.to(torch.float32))
         plan = [
             (tile_loops.SUMS[name], channels, 0, 0)
@@ -159,8 +163,9 @@ def _array(parts: list[Tensor], dtype: torch.dtype, axes: int) -> Any:
     return torch.cat(parts).contiguous().numpy()
 
 
-def _map_of(name: str) -> str | None:
-    return None if name in tile_loops.SUMS else name.removeprefix("pred*")
+def _map_of(name: str) -> str:
+    """The map that a region sum is of, if it is of one."""
+    return name.removeprefix("pred*")
 
 
 def _map_number(name: str) -> int:
