@@ -28,7 +28,7 @@ class Measure(ABC):
 
     @abstractmethod
     def places(self, encoded: Encoded) -> list[Place]:
-        """The blocks to work in."""
+        """The blocks to work in; they may overlap, if each sum is made in one of them."""
 
     @abstractmethod
     def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
@@ -69,7 +69,7 @@ class _Measured(torch.autograd.Function):
         logits, target, weight, *values = ctx.saved_tensors
         maps = dict(zip(ctx.encoded.maps, values, strict=True))
         encoded = replace(ctx.encoded, logits=logits, target=target, weight=weight, maps=maps)
-        grad = torch.empty_like(logits)
+        grad = torch.zeros_like(logits)
         scale = scale.to(encoded.classes.dtype)
         with torch.autocast(logits.device.type, enabled=False):
             for samples, voxels in ctx.measure.places(encoded):
@@ -77,7 +77,7 @@ class _Measured(torch.autograd.Function):
                 block = Block(encoded, place, checked=True)
                 slope = ctx.measure.slope(block, encoded, place, scale[samples])
                 by_logits = _by_logits(encoded, place, slope, block.pred)
-                grad[samples, :, voxels] = block.by_input(by_logits)
+                grad[samples, :, voxels] += block.by_input(by_logits)
         return grad, None, None
 
 

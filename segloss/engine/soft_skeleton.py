@@ -16,10 +16,14 @@ on the order in which a GPU adds up: it goes to the voxel itself if that is one 
 else to the first neighbour that is.
 """
 
+import itertools
+import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
 from segloss.engine.block import Block, Place
@@ -29,6 +33,12 @@ from segloss.shapes import Nodes
 __all__ = ["SoftSkeletonSums", "outlasts", "soft_skeleton", "soft_skeleton_slope"]
 
 _Box = tuple[slice, ...]
+
+# Rows of a slab, in margins: more cost memory, fewer time, because margins are computed twice.
+_MARGINS = 3
+
+# Voxels of a slab on a GPU, which small operations leave idle.
+_GPU = 1 << 22
 
 
 class SoftSkeletonSums(Measure):
@@ -43,17 +53,30 @@ class SoftSkeletonSums(Measure):
 
     def __init__(self, iterations: int, space: tuple[int, ...], first: int, nodes: int) -> None:
         self.iterations, self.space, self.first = iterations, space, first
+        self.margin = iterations + 2  # one erosion more than iterations, and a dilation
         self.shape = (2, nodes)
 
     def places(self, encoded: Encoded) -> list[Place]:
-        """A sample at a time; a skeleton cannot be had of a part."""
-        return [(slice(i, i + 1), slice(None)) for i in range(len(encoded.logits))]
+        """Slabs of a sample, each with as many more rows on both sides as its skeleton looks at."""
+        rows, plane = self.space[0], math.prod(self.space[1:])
+        on_cpu = encoded.logits.device.type == "cpu"
+        least = max(_MARGINS * self.margin, 0 if on_cpu else _GPU // plane)
+        count = max(1, rows // least)
+        bounds = [rows * i // count for i in range(count + 1)]
+        return [
+            (
+                slice(i, i + 1),
+                slice(max(0, a - self.margin) * plane, min(rows, b + self.margin) * plane),
+            )
+            for i in range(len(encoded.logits))
+            for a, b in itertools.pairwise(bounds)
+        ]
 
     def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
-        """Both sums of one sample."""
+        """What one slab, without its margins, adds to both sums."""
         total = block.logits.new_zeros(1, *self.shape)
         for node, pred, there in self._volumes(block):
-            skeleton = soft_skeleton(pred, self.iterations, there).flatten()
+            skeleton = self._own(soft_skeleton(pred, self.iterations, there), place).flatten()
             if block.weight is not None:
                 skeleton *= _row(block.weight, node)
             total[0, 0, node] = skeleton.sum()
@@ -62,21 +85,30 @@ class SoftSkeletonSums(Measure):
 
     def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
         """A node at a time: what a skeleton needs is kept for one of them only."""
-        slope = torch.zeros_like(block.pred)
+        slopes = []
         for node, pred, there in self._volumes(block):
             by_skeleton = scale[0, 0, node] + scale[0, 1, node] * block.true[0, node]
             if block.weight is not None:
                 by_skeleton *= _row(block.weight, node)
-            by_skeleton = by_skeleton.view(self.space)
+            by_skeleton = self._own(by_skeleton.view_as(pred), place)
             by_pred = soft_skeleton_slope(pred, self.iterations, by_skeleton, there)
-            slope[0, node] = by_pred.flatten()
-        return slope
+            slopes.append(by_pred.flatten())
+        return pad(torch.stack(slopes)[None], (0, 0, self.first, 0))
 
     def _volumes(self, block: Block) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         for node in range(self.first, self.shape[1]):
             there = None if block.weight is None else (_row(block.weight, node) != 0)
-            there = None if there is None else there.view(self.space)
-            yield node, block.pred[0, node].view(self.space), there
+            there = None if there is None else there.view(-1, *self.space[1:])
+            yield node, block.pred[0, node].view(-1, *self.space[1:]), there
+
+    def _own(self, x: Tensor, place: Place) -> Tensor:
+        """Set the margins of a slab to 0; the ends of the volume have none."""
+        start, stop = place[1].start, place[1].stop
+        if start > 0:
+            x[: self.margin] = 0
+        if stop < math.prod(self.space):
+            x[-self.margin :] = 0
+        return x
 
 
 def soft_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
@@ -99,8 +131,7 @@ def soft_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Te
     rest = torch.ones_like(x)
     for _ in range(iterations + 1):
         eroded = _eroded(x, there)
-        *_, opened = _dilated(eroded, there)
-        rest *= 1 - (x - opened).clamp(min=0)
+        rest *= (x - _opened(eroded, there)).clamp_(min=0).neg_().add_(1)
         x = eroded
     return 1 - rest
 
@@ -119,16 +150,16 @@ def soft_skeleton_slope(
     erosions, rests = [_filled(x, there, 1)], [torch.ones_like(x)]
     for _ in range(iterations):
         erosions.append(_eroded(erosions[-1], there))
-        *_, opened = _dilated(erosions[-1], there)
-        rests.append(rests[-1] * (1 - (erosions[-2] - opened).clamp(min=0)))
+        piece = (erosions[-2] - _opened(erosions[-1], there)).clamp_(min=0)
+        rests.append(piece.neg_().add_(1).mul_(rests[-1]))
     eroded = _eroded(erosions[-1], there)
     flow = torch.zeros_like(x)
     while erosions:
         x, stages = erosions.pop(), list(_dilated(eroded, there))
         opened = stages.pop()
         piece = (x - opened).clamp_(min=0)
-        pull = rests.pop().mul_(scale).masked_fill_(piece == 0, 0)
-        scale = scale * piece.neg_().add_(1)
+        pull = rests.pop().mul_(scale).mul_(piece.sign())
+        scale = piece.neg_().add_(1).mul_(scale)
         back = -pull
         while stages:
             stage = stages.pop()
@@ -167,6 +198,10 @@ def _eroded(x: Tensor, there: Tensor | None) -> Tensor:
     return _filled(_extreme(x, range(x.ndim), torch.minimum), there, 1)
 
 
+def _opened(eroded: Tensor, there: Tensor | None) -> Tensor:
+    return deque(_dilated(eroded, there), maxlen=1).pop()
+
+
 def _dilated(x: Tensor, there: Tensor | None) -> Iterator[Tensor]:
     """The map without what is not there, and the maxima along one axis after the other."""
     x = _filled(x, there, 0)
@@ -186,12 +221,14 @@ def _extreme(x: Tensor, axes: Iterable[int], pick: Callable[..., Tensor]) -> Ten
 
 def _routed(scale: Tensor, x: Tensor, extreme: Tensor, axes: Iterable[int]) -> Tensor:
     """The gradient of `_extreme`: every voxel's, to where its extreme comes from."""
-    hit = x == extreme
-    flow, left = scale * hit, scale.masked_fill(hit, 0)
+    # Comparisons are written as numbers: on the CPU, masks take several times as long.
+    hit = torch.eq(x, extreme, out=torch.empty_like(x))
+    flow = scale * hit
+    left = scale - flow
     for to, there in _steps(axes, x.shape):
-        hit = x[there] == extreme[to]
-        flow[there] += left[to] * hit
-        left[to].masked_fill_(hit, 0)
+        here = torch.eq(x[there], extreme[to], out=hit[to]).mul_(left[to])
+        flow[there] += here
+        left[to] -= here
     return flow
 
 
