@@ -336,7 +336,8 @@ def _one_pass(
         summed = {name: x for name, x in encoded.maps.items() if name in request.maps}
         regions, voxels = engine.one_pass(replace(encoded, maps=summed), request)
         for i in members:
-            own_sums = losses[i].own_sums(encoded, input.shape[2:])
+            with torch.autocast(input.device.type, enabled=False):
+                own_sums = losses[i].own_sums(encoded, input.shape[2:])
             first = losses[i].skipped(encoded.nodes)
             value = _value(losses[i], first, requests[i], request, regions, voxels, own_sums)
             values[i] = value.to(encoded.classes.dtype)

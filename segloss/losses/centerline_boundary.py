@@ -64,12 +64,13 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
 
     As `segloss.CenterlineDiceLoss` it looks at centrelines, but a thin branch counts as much as a
     thick one, and a centreline costs by how far it is from the middle of the other region, not only
-    where it leaves it. (Where both coincide, width costs nothing.) The prediction's centreline and distances are those of where
-    the probability passes one half; they are found anew at every step, exactly and on the device of
-    the logits, and have no gradient: it flows through the probabilities on the two centrelines.
-    Nothing is pulled while nothing is found, so add it to `segloss.DiceLoss`. Six numbers are kept
-    for each voxel and class. Voxels that are ignored, or weigh 0, are not there. torch.compile
-    leaves it as it is.
+    where it leaves it. (Where both coincide, width costs nothing.)
+
+    The prediction's centreline and distances are those of where the probability passes one half.
+    They are found anew at every step, on the device of the logits, and have no gradient: it flows
+    through the probabilities on the two centrelines. Nothing is pulled while nothing is found, so
+    add it to `segloss.DiceLoss`. Six numbers are kept for each voxel and class. Voxels that are
+    ignored, or weigh 0, are not there. torch.compile leaves it as it is.
 
     Takes two maps: ``skeleton=`` of `segloss.transforms.TubedSkeletond` with ``radius=0``, as
     `segloss.CenterlineDiceLoss`, and ``distance=`` of `segloss.transforms.SignedDistanced`,

@@ -12,16 +12,19 @@ from torch.testing import assert_close
 from segloss import (
     BoundaryDoULoss,
     BoundaryLoss,
+    CenterlineBoundaryDiceLoss,
     CrossEntropyLoss,
     DiceLoss,
     GeneralizedSurfaceLoss,
     HausdorffDTLoss,
     HausdorffLoss,
+    LabelTree,
     Loss,
     Multiclass,
     Multilabel,
     RegionWiseLoss,
     SquaredDiceLoss,
+    Tree,
 )
 from segloss.engine.distance import squared_boundary_distance
 from segloss.transforms import BoundaryWeight, SignedDistance
@@ -352,6 +355,22 @@ def test_pulls_towards_the_target(loss_class: Any) -> None:
     )
     assert (gradient[target == 1] < 0).all()
     assert (gradient[target == 0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "loss_class", [BoundaryDoULoss, CenterlineBoundaryDiceLoss, HausdorffDTLoss, RegionWiseLoss]
+)
+def test_autocast_changes_nothing_where_nodes_are_sums_of_channels(loss_class: Any) -> None:
+    loss = loss_class(Tree(LabelTree({"whole": {"core": {"enhancing": None}}})))
+    rng = torch.Generator().manual_seed(0)
+    logits = 0.5 * torch.randn(2, 4, 24, 25, generator=rng)
+    target = torch.randint(4, (2, 24, 25), generator=rng)
+    maps = {"distance": torch.randn(2, loss.encoding.nodes(4), 24, 25, generator=rng)}
+    maps["skeleton"] = maps["distance"] < -1
+    maps = {name: x for name, x in maps.items() if name in loss.reads}
+    expected = value_and_gradient(loss, logits, target, **maps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(value_and_gradient(loss, logits, target, **maps), expected)
 
 
 def test_the_one_sided_form_needs_no_pass_of_its_own() -> None:
