@@ -11,13 +11,16 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from segloss import (
+    BlobLoss,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    MCCLoss,
     Multiclass,
     Multilabel,
+    SquaredDiceLoss,
     TverskyLoss,
 )
 from tests.losses.checks import value_and_gradient
@@ -27,13 +30,14 @@ OVERLAP: tuple[Any, ...] = (DiceLoss, JaccardLoss, TverskyLoss, GeneralizedDiceL
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("loss_class", OVERLAP)
+@pytest.mark.parametrize("loss_class", [*OVERLAP, SquaredDiceLoss, MCCLoss])
 def test_half_precision_sums_of_a_volume_do_not_overflow(
     loss_class: Any, dtype: torch.dtype
 ) -> None:
     batch = make_batch(shape=(1, 2, 64, 64, 64), dtype=dtype)
     value, gradient = value_and_gradient(loss_class(), batch.logits, batch.target)
-    assert 0 < value < 0.99
+    exact = loss_class()(batch.logits.double(), batch.target)
+    assert_close(value.double(), exact, rtol=1e-5, atol=0)
     assert gradient.isfinite().all()
     assert gradient.any()
 
@@ -114,6 +118,30 @@ def test_a_mask_does_not_turn_predictions_into_a_half(loss_class: Any) -> None:
     weight[:, :4, :4] = 1
     loss = loss_class(Multilabel())
     assert loss(perfect, label, weight=weight) < 1e-6
+
+
+def test_other_blobs_do_not_become_a_half() -> None:
+    label = torch.zeros(1, 1, 6, 9, dtype=torch.long)
+    label[..., 1:4, 1:3] = 1
+    label[..., 2:4, 5:8] = 2
+    perfect = 40 * (2 * (label > 0).double() - 1)
+    assert BlobLoss(Multilabel())(perfect, (label > 0).double(), instances=label) < 1e-6
+
+
+def test_a_dice_of_classes_is_no_mean_probability() -> None:
+    """With the sums of all classes in one ratio it is: Σ p + Σ y is twice the number of voxels."""
+    batch = make_batch(shape=(1, 3, 9, 9))
+    batch.target[:, :8] = 0
+    mean = batch.logits.softmax(1).gather(1, batch.target[:, None]).mean()
+    assert abs(DiceLoss()(batch.logits, batch.target) - (1 - mean)) > 0.05
+
+
+def test_a_focal_loss_of_classes_is_of_their_softmax() -> None:
+    """A sum over a sigmoid for each class would mind the shift."""
+    batch = make_batch()
+    shift = torch.linspace(-3, 3, 60).double().reshape(2, 1, 6, 5)
+    loss = FocalLoss()
+    assert_close(loss(batch.logits + shift, batch.target), loss(batch.logits, batch.target))
 
 
 def test_an_absent_class_does_not_take_over_the_generalised_dice() -> None:
