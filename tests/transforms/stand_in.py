@@ -30,6 +30,36 @@ _HAS = {  # of what NumPy asks CuPy for when it is given an array of CuPy
 }  # fmt: skip
 
 
+ON_A_CPU = """
+#include <sched.h>
+#define KERNEL extern "C" void
+#define DEVICE static inline
+#if defined BACKWARDS
+#define EACH(i, count) for (long long i = (count) - 1; i >= 0; --i)
+#elif defined TOGETHER
+#define EACH(i, count) \
+    _Pragma("omp parallel for num_threads(4) schedule(static, 1)") \
+    for (long long i = 0; i < (count); ++i)
+#else
+#define EACH(i, count) for (long long i = 0; i < (count); ++i)
+#endif
+static inline int atomicMin(int *address, int value) {
+#ifdef TOGETHER
+    sched_yield(); // so that others are faster now and then
+#endif
+    int old = __atomic_load_n(address, __ATOMIC_SEQ_CST);
+    while (value < old && !__atomic_compare_exchange_n(
+        address, &old, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
+    return old;
+}
+"""
+ORDERS = {
+    "forwards": [],
+    "backwards": ["-DBACKWARDS"],
+    "together": ["-DTOGETHER", "-fopenmp"],
+}
+
+
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, host: Any) -> None:
         self.host = np.asarray(host)
@@ -126,14 +156,14 @@ def wrapped(value: Any) -> Any:
 
 
 class StandIn(ModuleType):
-    """The module ``cupy``. `backwards`: threads come in the opposite order."""
+    """The module ``cupy``; `order` is that of the threads, one of `ORDERS`."""
 
     ndarray = DeviceArray
 
-    def __init__(self, *, backwards: bool = False) -> None:
+    def __init__(self, order: str = "forwards") -> None:
         super().__init__("cupy")
         self.__spec__ = ModuleSpec("cupy", None)
-        self.backwards = backwards
+        self.order = order
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
         )
@@ -157,17 +187,16 @@ class StandIn(ModuleType):
 
     def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:
         assert options == ("--std=c++14",)
-        return Kernels(code, self.backwards)
+        return Kernels(code, self.order)
 
 
 @cache
-def library(code: str, backwards: bool) -> ctypes.CDLL:
+def library(code: str, order: str) -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp())
     source, binary = folder / "kernels.cpp", folder / "kernels.so"
-    source.write_text(code)
-    order = ["-DBACKWARDS"] if backwards else []
+    source.write_text(ON_A_CPU + code)
     strict = ["-std=c++14", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([str(COMPILER), *strict, *order, source, "-o", binary], check=True)
+    subprocess.run([str(COMPILER), *strict, *ORDERS[order], source, "-o", binary], check=True)
     return ctypes.CDLL(str(binary))
 
 
@@ -180,8 +209,8 @@ TYPES: dict[str, tuple[Any, Any]] = {
 
 
 class Kernels:
-    def __init__(self, code: str, backwards: bool) -> None:
-        self.library = library(code, backwards)
+    def __init__(self, code: str, order: str) -> None:
+        self.library = library(code, order)
         found = re.findall(r"^KERNEL (\w+)\((.*?)\) \{", code, re.MULTILINE | re.DOTALL)
         self.parameters = {name: parameters.split(",") for name, parameters in found}
 

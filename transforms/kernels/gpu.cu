@@ -1,26 +1,12 @@
 // The loops over voxels, for a GPU. Each kernel is a loop over things that do not depend on each
-// other; on a GPU its threads share them out. Compiled for a processor it runs them one after
-// another, and that is how it is tested where there is no GPU.
+// other, and the threads share them out.
 
-#ifdef __CUDACC__
+#ifndef EACH // the tests have their own, for a CPU
 #define KERNEL extern "C" __global__ void
 #define DEVICE __device__ inline
 #define EACH(i, count)                                                                     \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (count);      \
          i += gridDim.x * (long long)blockDim.x)
-#else
-#define KERNEL extern "C" void
-#define DEVICE static inline
-#ifdef BACKWARDS
-#define EACH(i, count) for (long long i = (count) - 1; i >= 0; --i)
-#else
-#define EACH(i, count) for (long long i = 0; i < (count); ++i)
-#endif
-static inline int atomicMin(int *address, int value) {
-    int old = *address;
-    if (value < old) *address = value;
-    return old;
-}
 #endif
 
 typedef unsigned char Voxel;

@@ -89,9 +89,11 @@ def test_a_batch_is_each_by_itself() -> None:
     assert_array_equal(thinned(*several), np.concatenate([thinned(mask) for mask in several]))
 
 
-def test_every_order_of_threads_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", ["backwards", "together"])
+def test_every_order_of_threads_gives_the_same(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.random.default_rng(0).integers(0, 3, (9, 10, 11), dtype=np.int32)
     mask = blob((24, 25, 26), 0)
+    winding = np.random.default_rng(0).random((30, 40, 50)) < 0.3
 
     def everything() -> list[np.ndarray]:
         spread = to_gpu(labels * (labels == 2))
@@ -101,11 +103,11 @@ def test_every_order_of_threads_gives_the_same(monkeypatch: pytest.MonkeyPatch) 
             on_gpu(gpu.squared_distance, labels, (1.0, 2.0, 0.5)),
             from_gpu(spread),
             *map(from_gpu, gpu.nearest_two(to_gpu(labels), (1.0, 2.0, 0.5), 9.0)),
-            on_gpu(gpu.numbered, labels, 3),
+            *(on_gpu(gpu.numbered, each, 1) for each in (labels, winding, mask)),
         ]
 
     forwards = everything()
-    monkeypatch.setitem(sys.modules, "cupy", StandIn(backwards=True))
+    monkeypatch.setitem(sys.modules, "cupy", StandIn(order))
     gpu._module.cache_clear()
     gpu._kernel.cache_clear()
     for one, other in zip(forwards, everything(), strict=True):
