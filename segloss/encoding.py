@@ -114,12 +114,12 @@ class Multiclass(Encoding):
     """Classes exclude each other: softmax over two or more channels.
 
     The target holds class labels, ``(b, *space)`` or ``(b, 1, *space)``, integers or floats that
-    hold integers; or, if nothing is to be ignored, memberships shaped like the logits, one-hot or
-    soft.
+    hold integers; or memberships shaped like the logits, one-hot or soft.
 
     Args:
         background: Score channel 0 too. (It takes part in the softmax either way.)
-        ignore: Label of the voxels that count for nothing.
+        ignore: Label of the voxels that count for nothing. Among memberships it stands in every
+            channel of such a voxel, and must be none of them: neither 0 nor 1.
 
     Example:
         >>> Multiclass(background=False, ignore=255)
@@ -148,7 +148,7 @@ class Multiclass(Encoding):
                 "for a single foreground channel use Multilabel()"
             )
         soft = target.shape == logits.shape
-        if soft and self.ignore is not None:
+        if soft and self.ignore in (0, 1):
             raise ValueError(
                 f"target has shape {tuple(target.shape)}, memberships, among which "
                 f"ignore={self.ignore} cannot be found: pass class labels, or weight="

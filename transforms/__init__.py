@@ -49,6 +49,12 @@ if TYPE_CHECKING:
         TubedSkeletond,
         TubedSkeletonDict,
     )
+    from segloss.transforms.soften import (
+        SoftenLabels,
+        SoftenLabelsD,
+        SoftenLabelsd,
+        SoftenLabelsDict,
+    )
     from segloss.transforms.weight import (
         BoundaryWeight,
         BoundaryWeightD,
@@ -97,6 +103,12 @@ _HOME = {
         "TubedSkeletonDict",
         "TubedSkeletond",
     ),
+    "segloss.transforms.soften": (
+        "SoftenLabels",
+        "SoftenLabelsD",
+        "SoftenLabelsDict",
+        "SoftenLabelsd",
+    ),
     "segloss.transforms.weight": (
         "BoundaryWeight",
         "BoundaryWeightD",
@@ -134,6 +146,10 @@ __all__ = [
     "SignedDistanceD",
     "SignedDistanceDict",
     "SignedDistanced",
+    "SoftenLabels",
+    "SoftenLabelsD",
+    "SoftenLabelsDict",
+    "SoftenLabelsd",
     "TargetMaps",
     "TubedSkeleton",
     "TubedSkeletonD",

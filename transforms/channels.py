@@ -30,6 +30,7 @@ from segloss.transforms.functional import (
     boundary_weight,
     instance_regions,
     signed_distance,
+    soften,
     tube,
     tubed_skeleton,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "distance_count",
     "instance_channels",
     "skeleton_channels",
+    "soft_channels",
     "weight_channels",
 ]
 
@@ -159,12 +161,7 @@ def distance_channels(
     """
     count = distance_count(channels, num_classes=num_classes, background=background)
     limit = None if clip is None else positive("clip", clip)
-    regions = (
-        (region(channels[index], ignore) for index in range(count))
-        if len(channels) > 1
-        else _classes(channels[0], count, background, ignore)
-    )
-    for mask, unknown in regions:
+    for mask, unknown in _masks(channels, count, background, ignore):
         distance = signed_distance(mask, spacing=spacing, convention=convention, unknown=unknown)
         if limit is not None:
             np.clip(distance, -limit, limit, out=distance)
@@ -174,6 +171,39 @@ def distance_channels(
                 distance /= largest
         yield distance
         del distance  # or it would stay while the next one is made
+
+
+def soft_channels(
+    channels: Channels,
+    *,
+    num_classes: int | None = None,
+    sigma: Number = 1,
+    ignore: int | None = None,
+) -> Iterator[DistanceMap]:
+    """Memberships by a voxel and its neighbours: see `segloss.transforms.functional.soften`.
+
+    Args:
+        channels: The label, channel first.
+        num_classes: Number of classes, the background included; needed for class ids.
+        sigma: Of the Gaussian weights of the neighbours, in voxels.
+        ignore: The label of unknown voxels, which keep it in every map.
+
+    Yields:
+        A float32 map for each region, or for each class from 0 on: as many as `distance_count` says,
+        with the background.
+
+    Raises:
+        TypeError: If labels are not integers.
+        ValueError: As `distance_count`; if a class id is negative or not below `num_classes`, a
+            region is not 0 or 1, or `sigma` is not above 0.
+    """
+    count = distance_count(channels, num_classes=num_classes, background=True)
+    for mask, unknown in _masks(channels, count, True, ignore):
+        soft = soften(mask, sigma=sigma, unknown=unknown)
+        if unknown is not None:
+            soft[unknown] = ignore
+        yield soft
+        del soft  # or it would stay while the next one is made
 
 
 def instance_channels(
@@ -285,6 +315,15 @@ def _labels(channels: Channels, ignore: int | None) -> Iterator[LabelMap]:
         if len(channels) > 1:
             region(labels, ignore)  # raises unless it is one
         yield labels
+
+
+def _masks(
+    channels: Channels, count: int, background: bool, ignore: int | None
+) -> Iterator[tuple[Mask, Mask | None]]:
+    """Each region or class, and the voxels that may or may not belong to it."""
+    if len(channels) == 1:
+        return _classes(channels[0], count, background, ignore)
+    return (region(channels[index], ignore) for index in range(count))
 
 
 def _classes(

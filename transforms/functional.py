@@ -10,6 +10,7 @@ from segloss.transforms.arrays import Unchecked, namespace
 from segloss.transforms.boundary import boundary_band, boundary_weight, signed_distance
 from segloss.transforms.centreline import centreline, skeleton, tube, tubed_skeleton
 from segloss.transforms.components import instance_regions
+from segloss.transforms.softening import soften
 
 __all__ = [
     "boundary_band",
@@ -19,6 +20,7 @@ __all__ = [
     "instance_regions",
     "signed_distance",
     "skeleton",
+    "soften",
     "tube",
     "tubed_skeleton",
 ]
