@@ -146,11 +146,11 @@ class VoxelSum:
 
 def has_closed_form(activation: Activation, terms: tuple[VoxelSum | CostSum, ...]) -> bool:
     """Whether the gradient needs no autograd."""
-    terms = tuple(term for term in terms if isinstance(term, VoxelSum))
-    if any(isinstance(term.phi, Relative) for term in terms):
+    sums = [term for term in terms if isinstance(term, VoxelSum)]
+    if any(isinstance(term.phi, Relative) for term in sums):
         return False
     if isinstance(activation, Softmax):
-        return not any(term.of == "node" or _weighs_steps(term) for term in terms)
+        return not any(term.of == "node" or _weighs_steps(term) for term in sums)
     return isinstance(activation, Sigmoid)
 
 
@@ -240,9 +240,7 @@ def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Te
 def voxel_sums(block: Block, terms: tuple[VoxelSum | CostSum, ...]) -> list[Tensor]:
     """Each sum and its normaliser, ``(b, 2)``."""
     return [
-        term.sums(block)
-        if isinstance(term, CostSum)
-        else _summed(block, *voxel_costs(block, term))
+        term.sums(block) if isinstance(term, CostSum) else _summed(block, *voxel_costs(block, term))
         for term in terms
     ]
 

@@ -78,7 +78,7 @@ def test_soft_bins_do_not_jump() -> None:
     target = torch.tensor([0, 1, 1, 1]).reshape(1, 1, 1, 4)
     jumps = {}
     for binning in ("hard", "soft"):
-        loss = CalibrationErrorLoss(Multilabel(), bins=4, binning=binning)  # type: ignore[arg-type]
+        loss = CalibrationErrorLoss(Multilabel(), bins=4, binning=binning)
         before, after = (
             loss(logits_of([p, 0.4, 0.6, 0.9]), target).item() for p in (0.4999, 0.5001)
         )

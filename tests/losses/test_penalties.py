@@ -106,8 +106,8 @@ def test_neighbours_away_from_the_border_are_those_of_monai(space: tuple[int, ..
     ours = CrossEntropyLoss() + 0.1 * NeighbourAwareCalibrationLoss(group="batch")
     _, expected = value_and_gradient(peer, batch.logits, batch.target)
     _, found = value_and_gradient(ours, batch.logits, batch.target)
-    inside = (..., *[slice(1, -1)] * len(space))
-    assert_close(found[inside], expected[inside])
+    inside = [slice(None)] * 2 + [slice(1, -1)] * len(space)
+    assert_close(found[tuple(inside)], expected[tuple(inside)])
 
 
 def test_a_voxel_at_the_border_has_fewer_neighbours() -> None:
@@ -150,7 +150,7 @@ def test_neighbours_are_as_defined(encoding: Any, space: tuple[int, ...], soft: 
     batch = make_batch(encoding, shape=(2, 3, *space), soft=soft and encoding.ignore is None)
     weight = [1.0, 2.0, 0.5][encoding.first :]
     for group in ("sample", "batch"):
-        loss = NeighbourAwareCalibrationLoss(encoding, group=group, class_weight=weight)  # type: ignore[arg-type]
+        loss = NeighbourAwareCalibrationLoss(encoding, group=group, class_weight=weight)
         assert_as_defined(loss, batch.logits, batch.target, {"weight": batch.weight})
 
 

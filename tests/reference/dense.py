@@ -46,10 +46,8 @@ def dense(encoding: Any, input: Tensor, target: Tensor, maps: dict[str, Tensor])
         target = torch.where(target == encoding.ignore, 0.0, target)
         if exclusive and not soft:  # of no class, rather than of the first
             target = torch.where(ignored.reshape(target.shape), -1.0, target)
-    if not exclusive or soft:
-        true = target.reshape(b, c, n)
-    else:
-        true = one_hot(target.reshape(b, n), c)
+    spelt_out = soft or not exclusive
+    true = target.reshape(b, c, n) if spelt_out else one_hot(target.reshape(b, n), c)
     given = maps.get("weight")
     if given is not None:
         weight = weight * given.double().reshape(b, -1, n)

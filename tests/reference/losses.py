@@ -41,7 +41,7 @@ def reference(loss: Any, input: Tensor, target: Tensor, **maps: Tensor) -> Tenso
         return _class_mean(loss, near, torch.ones_like(near).bool())
     if name == "TopKCrossEntropyLoss":
         return _reduce(hardest_mean(loss, x, _scored(loss)), loss.reduction)
-    if name in LOGITS or getattr(loss, "label_smoothing", 0):
+    if name in LOGITS or getattr(loss, "label_smoothing", False):
         return _reduce(logit_mean(loss, x, _scored(loss)), loss.reduction)
     if name in VOXEL:
         return _reduce(_voxel_mean(loss, x), loss.reduction)
