@@ -47,9 +47,9 @@ class HausdorffLoss(Loss):
     """`segloss.hausdorff` of logits: each error counts by its distance to the target's boundary.
 
     The one-sided form: only distances to the target's boundary, which are known at load time, so
-    that it costs a sum in the joint pass. `HausdorffDTLoss` has the other side too. 0 at the
-    target, without an upper bound. A class whose map is 0 throughout costs nothing; add it to a
-    region loss.
+    that it costs a sum in the joint pass. `HausdorffDTLoss` has the other side too. From 0, at the
+    target, without an upper bound, in the unit of the distance to the power of α. A class whose map
+    is 0 throughout costs nothing; add it to a region loss.
 
     Takes the map ``distance=``, ``(b, k, *space)`` for the k scored classes or all channels, of
     `segloss.transforms.SignedDistanced`. Far errors dominate: clip the map, and divide by the clip,
@@ -97,7 +97,7 @@ class HausdorffLoss(Loss):
 
 @final
 class HausdorffDTLoss(Loss):
-    """`HausdorffLoss` to both boundaries: that of the target and that of the prediction.
+    """`HausdorffLoss` to both boundaries, that of the target and that of the prediction: from 0.
 
     An error counts by the sum of its distances, each to the power of α, to the target's boundary
     and to that of the prediction, which is where a probability passes one half. The latter is

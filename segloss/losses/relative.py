@@ -81,7 +81,9 @@ class NormalizedCrossEntropyLoss(VoxelLoss):
 
     Args:
         encoding: What the channels mean: `segloss.Multiclass` or `segloss.Multilabel`.
-        **options: Those of `segloss.VoxelLoss`.
+        group: See `segloss.VoxelLoss`.
+        class_weight: See `segloss.VoxelLoss`.
+        reduction: See `segloss.VoxelLoss`.
 
     References:
         Ma et al., "Normalized loss functions for deep learning with noisy labels", ICML 2020.
