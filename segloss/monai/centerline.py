@@ -205,6 +205,7 @@ class CenterlineDice(Term):
     def request(self) -> Request:
         return Request(("pred*skeleton", "skeleton"))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def soft_skeleton(self, input: Tensor, target: Tensor) -> Tensor:
         """The soft skeleton of the target, ``(b, c, *space)``, 0 for classes that do not count."""

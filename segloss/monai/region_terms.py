@@ -170,4 +170,6 @@ class Matthews(RegionTerm):
         constant = spread == 0
         likeness = hit * rejected - alarm * miss + self.smooth_nr
         likeness = (likeness / spread.masked_fill(constant, 1).sqrt()).masked_fill(constant, 0)
-        return (1 - likeness).masked_fill((alarm == 0) & (miss == 0), 0)
+        # A probability that is given as 0 is taken for the least number there is.
+        least = 2 * torch.finfo(torch.float32).tiny * (hit + alarm + miss + rejected)
+        return (1 - likeness).masked_fill(alarm + miss <= least, 0)

@@ -23,6 +23,7 @@ __all__ = ["BoundaryLoss", "HausdorffDTLoss", "LogHausdorffDTLoss"]
 class Measuring(SumOfTerms):
     """A loss that measures distances at every call."""
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def measured(
         self,

@@ -187,11 +187,13 @@ def test_a_packed_label_is_a_label_with_its_maps() -> None:
     logits = scores(2, 3, 16, 16)
     maps = {name: batch[f"{name}_label"] for name in MAPS}
     assert_close(WithMaps(COMPOUND)(logits, target), COMPOUND(logits, batch["label"], **maps))
-    # What it lacks is made; what is computed from it does not carry its maps.
-    _, lacking = PrepareBatchMaps({"skeleton": "skeleton_label"})(batch)
+    # What it lacks is made, and only that.
+    _, lacking = PrepareBatchMaps({"skeleton": "label"})(batch)
+    maps["skeleton"] = batch["label"]
     assert_close(
         WithMaps(COMPOUND, MAPS)(logits, lacking), COMPOUND(logits, batch["label"], **maps)
     )
+    # What is computed from it does not carry its maps.
     for changed in target[:1], target.flip(2), target.float() + 0, decollate_batch(target)[0]:
         assert type(changed) is Tensor
 

@@ -86,7 +86,7 @@ COMPOUNDS: list[tuple[str, dict[str, Any]]] = [
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("MCCLoss", {"softmax": True}),
     ("MCCLoss", {"sigmoid": True, "include_background": False, "reduction": "sum"}),
-    ("MCCLoss", {"softmax": True, "reduction": "none", "smooth_nr": 1.0, "smooth_dr": 2.0}),
+    ("MCCLoss", {"softmax": True, "reduction": "none", "smooth_nr": 50.0, "smooth_dr": 1e5}),
     ("MCCLoss", {"other_act": torch.sigmoid, "reduction": "none", "batch": True}),
     ("BoundaryLoss", {"softmax": True}),
     ("BoundaryLoss", {"sigmoid": True, "include_background": False, "reduction": "sum"}),
@@ -274,8 +274,9 @@ def test_an_absent_class_and_one_everywhere(name: str) -> None:
     "name", ["BoundaryLoss", "HausdorffDTLoss", "MCCLoss", "SoftclDiceLoss", "SoftDiceclDiceLoss"]
 )
 def test_soft_labels_of_other_losses(name: str) -> None:
-    soft = make_batch(SHAPES[1], seed=1).logits.softmax(1)
-    assert_alike(*pair(name, {"softmax": True}), make_batch(SHAPES[1]).logits, soft)
+    soft, logits = (make_batch(SHAPES[1], seed=seed).logits for seed in (1, 0))
+    assert_alike(*pair(name, {"softmax": True}), logits, soft.softmax(1))
+    assert_alike(*pair(name, {}), logits.softmax(1), soft.softmax(1))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -322,9 +323,18 @@ def test_ignored_voxels_of_a_single_channel(options: dict[str, Any]) -> None:
     assert_alike(*both, batch.logits, labels)
 
 
-def test_metadata_end_at_the_loss() -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ours.FocalLoss(ignore_index=1),
+        ours.BoundaryLoss(softmax=True),
+        ours.LogHausdorffDTLoss(softmax=True),
+        ours.SoftDiceclDiceLoss(softmax=True),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_metadata_end_at_the_loss(loss: Any) -> None:
     batch = make_batch(SHAPES[0])
-    loss = ours.FocalLoss(to_onehot_y=True, ignore_index=1)
     value = loss(MetaTensor(batch.logits), MetaTensor(batch.labels))
     assert type(value) is Tensor
     assert value == loss(batch.logits, batch.labels)
