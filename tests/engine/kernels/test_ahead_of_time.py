@@ -1,0 +1,26 @@
+"""The kernels are not only what an interpreter takes: they become machine code, without a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from triton.backends import backends
+
+from tests.engine.kernels import ahead_of_time
+from tests.test_packaging import ROOT
+
+
+@pytest.mark.skipif("nvidia" not in backends, reason="needs a Triton that compiles for CUDA")
+@pytest.mark.parametrize("capability", [pytest.param("80", marks=pytest.mark.slow), "90"])
+def test_every_kind_of_row_becomes_machine_code(capability: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    sizes = subprocess.check_output(
+        [sys.executable, "-m", "tests.engine.kernels.ahead_of_time", capability],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+    ).split()
+    assert len(sizes) == 2 * len(ahead_of_time.batches())
+    assert all(int(size) > 1000 for size in sizes)
