@@ -179,7 +179,8 @@ def loader(scales: list[float] | None = None) -> DataLoader:
 
 def test_a_packed_label_is_a_label_with_its_maps() -> None:
     (batch, _) = loader()
-    image, target = PrepareBatchMaps(["skeleton", "distance"])(batch, "cpu", True)
+    with_metadata = {**batch, "label": MetaTensor(batch["label"])}
+    image, target = PrepareBatchMaps(["skeleton", "distance"])(with_metadata, "cpu", True)
     assert_close(image, batch["image"])
     assert isinstance(target, LabelWithMaps)
     assert list(target.maps) == ["skeleton", "distance"]
@@ -261,3 +262,33 @@ def test_monais_trainer_and_its_metrics() -> None:
         COMPOUND(twin(batch["image"]), batch["label"], **maps).backward()
         optimizer.step()
     assert_close(trained.weight, twin.weight)
+
+
+def test_monais_trainer_with_deep_supervision() -> None:
+    pytest.importorskip("ignite")
+    from monai.engines import SupervisedTrainer
+
+    class TwoScales(nn.Conv2d):
+        def forward(self, input: Tensor) -> Any:
+            return [out := super().forward(input), out[..., ::2, ::2]]
+
+    network = TwoScales(1, 3, 3, padding=1)
+    seen: list[Tensor] = []
+    loss = WithMaps(segloss.DeepSupervisionLoss(COMPOUND))
+    loss.register_forward_hook(lambda module, arguments, value: seen.append(value.detach()))
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=loader(scales=[1, 0.5]),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.0),
+        loss_function=loss,
+        prepare_batch=PrepareBatchMaps(["skeleton", "distance"]),
+    )
+    trainer.run()
+    for value, batch in zip(seen, loader(scales=[1, 0.5]), strict=True):
+        maps = {name: batch[f"{name}_label"] for name in MAPS}
+        expected = segloss.DeepSupervisionLoss(COMPOUND)(
+            network(batch["image"]), batch["label"], **maps
+        )
+        assert_close(value, expected.detach())
