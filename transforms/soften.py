@@ -3,7 +3,7 @@
 from monai.config import KeysCollection
 
 from segloss.transforms.arrays import Array, Number, Spacing, positive, whole
-from segloss.transforms.base import TargetMap, TargetMapd, stacked
+from segloss.transforms.base import ON_GPU_TOO, TargetMap, TargetMapd, stacked
 from segloss.transforms.channels import distance_count, soft_channels
 
 __all__ = ["SoftenLabels", "SoftenLabelsD", "SoftenLabelsDict", "SoftenLabelsd"]
@@ -37,6 +37,8 @@ class SoftenLabels(TargetMap):
         array([[1.  , 0.83, 0.17, 0.  , 0.  ],
                [0.  , 0.17, 0.83, 1.  , 1.  ]], dtype=float32)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self, num_classes: int | None = None, sigma: Number = 1, ignore: int | None = None
@@ -73,6 +75,8 @@ class SoftenLabelsd(TargetMapd):
         >>> sample["soft_label"].shape
         (3, 8, 8)
     """
+
+    backend = ON_GPU_TOO
 
     def __init__(
         self,

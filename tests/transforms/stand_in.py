@@ -25,8 +25,8 @@ __all__ = ["COMPILER", "DeviceArray", "StandIn", "from_gpu", "on_gpu", "to_gpu"]
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 _HAS = {  # of what NumPy asks CuPy for when it is given an array of CuPy
-    "clip", "copyto", "empty_like", "full_like", "meshgrid", "stack", "unique", "where",
-    "zeros_like",
+    "clip", "concatenate", "copyto", "empty_like", "full_like", "meshgrid", "moveaxis", "ones_like",
+    "stack", "unique", "where", "zeros_like",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from segloss.transforms import (
     DownsampleTargetsd,
     InstanceRegions,
     SignedDistance,
+    SoftenLabels,
     TargetMaps,
     TubedSkeleton,
     TubedSkeletond,
@@ -55,6 +56,7 @@ SAME: list[TargetMap] = [  # as on the CPU, up to rounding
     BoundaryWeight("distance", sigma=2),
     BoundaryWeight("unet", sigma=2, ignore=2),
     BoundaryWeight("linear", ignore=2),
+    SoftenLabels(num_classes=3, ignore=2),
 ]
 ALL = [*SAME, TubedSkeleton(), TubedSkeleton(per_class=True, ignore=2, radius=1)]
 
@@ -140,8 +142,8 @@ class TestArrayFunctions:
 @pytest.mark.usefixtures("stand_in")
 def test_transforms_of_cupys_arrays(label: np.ndarray) -> None:
     for transform in SAME:
-        if len(label) > 1 and isinstance(transform, SignedDistance):
-            transform = SignedDistance(spacing=2)
+        if len(label) > 1 and isinstance(transform, SignedDistance | SoftenLabels):
+            transform = type(transform)()  # the number of classes is that of the regions
         if len(label) == 1 and label.ndim == 3 and transform.spacing is not None:
             continue
         found = on_gpu(transform, label)
