@@ -5,7 +5,7 @@ made anew for each epoch goes through the same patches in the same order for eve
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -79,7 +79,7 @@ def test_no_epoch_repeats_another(
     epochs: list[tuple[float, ...]] = []
 
     class Recording(DataLoader):
-        def __iter__(self) -> Iterator[Any]:
+        def __iter__(self) -> Any:
             batches = list(super().__iter__())
             epochs.append(tuple(batch["image"].double().sum().item() for batch in batches))
             return iter(batches)

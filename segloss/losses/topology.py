@@ -6,7 +6,6 @@ volume, so it is for single crops now and then, beside a loss that sees everythi
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import import_module
 from random import Random
 from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, final, get_args
@@ -20,6 +19,7 @@ from segloss.activation import Softmax
 from segloss.arguments import not_negative, one_of
 from segloss.encoding import Encoded, Encoding, Multiclass
 from segloss.engine.block import Block
+from segloss.engine.crop import cropped, draw_box
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
 from segloss.losses.base import Loss, Reduction, Sums, class_mean, ratio
@@ -28,7 +28,6 @@ from segloss.shapes import Nodes, Reduced
 __all__ = ["BettiMatchingLoss", "TopographLoss"]
 
 Peer: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-_Box = tuple[slice, ...]
 _Centre = Literal["foreground", "anywhere"]
 _Filtration = Literal["superlevel", "sublevel", "bothlevels"]
 _Aggregation = Literal["mean", "sum", "max", "min", "rms"]
@@ -101,9 +100,11 @@ class _TopologyLoss(Loss):
             idle = nothing.expand(b, v)
             return {"topology": idle, "looked_at": torch.ones_like(idle)}
         size = self._size(space)
-        boxes = [self._box(encoded, sample, space, size, draw) for sample in range(b)]
+        focused = self.centre == "foreground" and size != space
+        around = [self._foreground(encoded, i) if focused else None for i in range(b)]
+        boxes = [draw_box(size, space, draw, where) for where in around]
         with torch.autocast(encoded.logits.device.type, enabled=False):
-            block = Block(_cut(encoded, space, boxes))
+            block = Block(cropped(encoded, space, boxes))
             there = block.weighted(torch.ones_like(block.true)) != 0
             exclusive = isinstance(block.activation, Softmax) and block.activation.members is None
             pred, true = (
@@ -142,26 +143,10 @@ class _TopologyLoss(Loss):
             raise ValueError(f"crop={crop} has {len(edges)} axes, but the input {len(space)}")
         return tuple(map(min, edges, space))
 
-    def _box(
-        self,
-        encoded: Encoded,
-        sample: int,
-        space: tuple[int, ...],
-        size: tuple[int, ...],
-        draw: Random,
-    ) -> _Box:
-        """Where to look at a sample."""
-        room = [n - edge for n, edge in zip(space, size, strict=True)]
-        corner = [draw.randint(0, last) for last in room]
-        if self.centre == "foreground" and any(room):
-            block = Block(encoded, (slice(sample, sample + 1), slice(None)))
-            scored = block.weighted(block.true)[0, self.encoding.first :].amax(0)
-            voxels = scored.view(space).nonzero()
-            if len(voxels):
-                middle = voxels[draw.randrange(len(voxels))].tolist()
-                wanted = [at - edge // 2 for at, edge in zip(middle, size, strict=True)]
-                corner = [max(0, min(at, last)) for at, last in zip(wanted, room, strict=True)]
-        return tuple(slice(at, at + edge) for at, edge in zip(corner, size, strict=True))
+    def _foreground(self, encoded: Encoded, sample: int) -> Tensor:
+        """Which of its voxels belong to a scored class."""
+        block = Block(encoded, (slice(sample, sample + 1), slice(None)))
+        return block.weighted(block.true)[0, self.encoding.first :].amax(0) != 0
 
 
 @final
@@ -313,21 +298,6 @@ def _peer(name: str, **options: Any) -> Peer:
         include_background=False, use_base_loss=False, alpha=1.0, **options
     )
     return loss
-
-
-def _cut(encoded: Encoded, space: tuple[int, ...], boxes: Sequence[_Box]) -> Encoded:
-    """The batch with nothing left of each sample but its box."""
-
-    def cut(x: Tensor) -> Tensor:
-        pairs = zip(x, boxes, strict=True)
-        return torch.stack(
-            [row.unflatten(-1, space)[(..., *box)].flatten(-len(space)) for row, box in pairs]
-        )
-
-    weight = None if encoded.weight is None else cut(encoded.weight)
-    return replace(
-        encoded, logits=cut(encoded.logits), target=cut(encoded.target), weight=weight, maps={}
-    )
 
 
 def _beside_the_rest(x: Nodes, there: Tensor, exclusive: bool) -> Tensor:
