@@ -13,7 +13,7 @@ from segloss.shapes import Scores
 
 __all__ = ["BoundaryDoULoss", "boundary_dou"]
 
-# "Truncated" by the authors, who find that large objects need no more.
+# The authors cut α off here.
 _LARGEST = 0.8
 
 
@@ -64,8 +64,9 @@ class BoundaryDoULoss(ScoreLoss):
 
     References:
         Sun et al., "Boundary difference over union loss for medical image segmentation", MICCAI
-        2023. The authors' code is in 2D, takes batch and image border together (``group="batch"``),
-        and has 0 and 1e-5 for the smoothings. The same in 3D, with 6 neighbours, is our reading.
+        2023. In the authors' code sums run over the batch (``group="batch"``), the border of the
+        image is a boundary, and the smoothings amount to 0 and 1e-5. It is for 2D; 6 neighbours in
+        3D are our own reading.
 
     Example:
         >>> import torch

@@ -57,7 +57,7 @@ class HausdorffLoss(Loss):
 
     Args:
         encoding: What the channels mean. By default the background is left out.
-        alpha: α, the power of the distance, 0 or more. The authors recommend 1 to 3.
+        alpha: α, the power of the distance, 0 or more.
         group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
         class_weight: One number for each scored class, scaled to have mean 1.
         reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.

@@ -64,8 +64,8 @@ class TermsLoss(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """The maps that the terms read."""
-        found = [cast(Loss, loss).request.maps for loss in self.compound.losses.values()]
-        return frozenset().union(*found)
+        losses = [cast(Loss, loss) for loss in self.compound.losses.values()]
+        return frozenset().union(*(loss.request.maps | loss.reads for loss in losses))
 
     @property
     def terms(self) -> dict[str, Tensor]:

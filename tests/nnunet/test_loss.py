@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerDiceLoss import 
     nnUNetTrainerDiceLoss,
 )
 
-from segloss import Linear, Multiclass, SkeletonRecallLoss
+from segloss import Linear, Multiclass, RegionWiseLoss, SkeletonRecallLoss
 from segloss.nnunet.fused import fused
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.loss import TermsLoss
@@ -304,6 +304,11 @@ def test_a_loss_needs_the_maps_of_a_step() -> None:
         trainer.loss([], [])
     with pytest.raises(ValueError, match="losses is empty"):
         TermsLoss(torch.nn.Identity(), {}, Labels(2))
+
+
+def test_a_map_that_only_a_terms_own_sums_read_is_made() -> None:
+    loss = TermsLoss(torch.nn.Identity(), {"region_wise": (1.0, RegionWiseLoss())}, Labels(2))
+    assert loss.needs == {"distance"}
 
 
 def test_groups_are_those_of_nnunets_dice() -> None:
