@@ -1,0 +1,204 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["segloss-monai", "triton"]
+# ///
+"""Time, memory and bandwidth of one loss step on a GPU, forward and backward, beside other libraries.
+
+    python benchmarks/gpu.py [--repeats 50] [--out benchmarks/results]
+
+For each shape and dtype all candidates run in this process, in turn, on the same logits, after two
+steps that compile; medians between CUDA events are given. The floor is the time in which the GPU
+copies what a Dice and cross entropy step cannot help moving: logits and labels twice, the gradient
+once. Memory is the peak of a step beyond what was there before, as a multiple of the logits; the
+gradient is 1. Peers that are not installed are left out, and named. The table is written to a file
+named after the GPU, with the versions and the date.
+"""
+
+import argparse
+import datetime
+import statistics
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from monai.losses import DiceCELoss
+from rich.progress import track
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import segloss
+from segloss import BoundaryLoss, CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
+
+Candidate = Callable[[Tensor], Tensor]
+
+SHAPES = [(2, 4, 128, 128, 128), (2, 14, 128, 128, 128)]
+PRECISIONS = {
+    "float32": (torch.float32, None),
+    "bfloat16": (torch.bfloat16, None),
+    "autocast to bfloat16": (torch.float32, torch.bfloat16),
+}
+OURS = "segloss Dice + CE"
+
+
+def candidates(shape: tuple[int, ...]) -> dict[str, Candidate]:
+    """Every loss as a function of the logits."""
+    rng = torch.Generator("cuda").manual_seed(0)
+    b, c, *space = shape
+    labels = torch.randint(c, (b, 1, *space), generator=rng, device="cuda")
+    skeleton = labels * (torch.rand(labels.shape, generator=rng, device="cuda") < 0.05)
+    distance = torch.randn(b, c - 1, *space, generator=rng, device="cuda")
+
+    monai = DiceCELoss(softmax=True, to_onehot_y=True)
+    two = DiceLoss() + CrossEntropyLoss()
+    four = two + SkeletonRecallLoss() + BoundaryLoss(Multiclass(background=False))
+
+    def by_pytorch(z: Tensor) -> Tensor:
+        with segloss.backend("torch"):
+            value: Tensor = two(z, labels)
+        return value
+
+    return {
+        "torch cross entropy": lambda z: cross_entropy(z, labels[:, 0]),
+        "MONAI DiceCELoss": lambda z: monai(z, labels),
+        "MONAI DiceCELoss, compiled": torch.compile(lambda z: monai(z, labels)),
+        **peers(labels),
+        OURS: lambda z: two(z, labels),
+        "segloss Dice + CE, compiled": torch.compile(lambda z: two(z, labels)),
+        "segloss Dice + CE, PyTorch's operations": by_pytorch,
+        "segloss Dice + CE + skeleton + boundary": lambda z: four(
+            z, labels, skeleton=skeleton, distance=distance
+        ),
+    }
+
+
+def peers(labels: Tensor) -> dict[str, Candidate]:
+    """Dice with cross entropy of libraries that may or may not be installed."""
+    found: dict[str, Candidate] = {}
+    try:
+        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+    except ImportError:
+        print("nnU-Net is not installed: left out")
+    else:
+        options = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        nnunet = DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
+        found["nnU-Net DC_and_CE_loss"] = lambda z: nnunet(z, labels)
+    try:
+        from exacta.losses import DiceCELoss as ExactaDiceCELoss
+    except ImportError:
+        print("exacta is not installed: left out")
+    else:
+        exacta = ExactaDiceCELoss()
+        found["exacta DiceCELoss"] = lambda z: exacta(z, labels[:, 0])
+    return found
+
+
+def milliseconds(action: Callable[[], object]) -> float:
+    """How long the GPU works on it."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    action()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def step(loss: Candidate, logits: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
+    """One forward and backward pass."""
+    z = logits.detach().requires_grad_()
+
+    def run() -> None:
+        with torch.autocast("cuda", dtype=autocast, enabled=autocast is not None):
+            value = loss(z)
+        value.backward()
+        z.grad = None
+
+    return run
+
+
+def bandwidth() -> float:
+    """Bytes in a millisecond that a copy reads and writes."""
+    source = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    times = [milliseconds(lambda: target.copy_(source)) for _ in range(20)]
+    return 2 * source.numel() * source.element_size() / statistics.median(times[5:])
+
+
+def peak_memory(run: Callable[[], None]) -> int:
+    """The most bytes that a step holds beyond what was there before it, the gradient included."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def table(shape: tuple[int, ...], precision: str, repeats: int, speed: float) -> list[str]:
+    """The rows of a page, for logits of a shape and dtype."""
+    dtype, autocast = PRECISIONS[precision]
+    logits = torch.randn(shape, device="cuda").to(dtype)
+    size, voxels = logits.numel() * logits.element_size(), logits.numel() // shape[1]
+    floor = (3 * size + 2 * voxels * 8) / speed
+    steps = {name: step(f, logits, autocast) for name, f in candidates(shape).items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in track(range(repeats + 2), f"{shape}, {precision}"):
+        for name, run in steps.items():
+            times[name].append(milliseconds(run))
+    medians = {name: statistics.median(x[2:]) for name, x in times.items()}
+    lines = [
+        f"## Logits {shape}, {precision}",
+        "",
+        f"{size / 1e6:.0f} MB; the floor is {floor:.3f} ms.",
+        "",
+        "| loss | median ms | fastest ms | × floor | segloss is faster by | memory / logits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, run in steps.items():
+        memory = peak_memory(run) / size
+        lines.append(
+            f"| {name} | {medians[name]:.3f} | {min(times[name][2:]):.3f} "
+            f"| {medians[name] / floor:.2f} | {medians[name] / medians[OURS]:.2f} | {memory:.2f} |"
+        )
+    return [*lines, ""]
+
+
+def versions() -> str:
+    """Of what was compared."""
+    found = []
+    for package in ("torch", "triton", "monai", "nnunetv2", "exacta", "segloss-monai"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", module="monai")
+
+    name, speed = torch.cuda.get_device_name(), bandwidth()
+    lines = [
+        f"# A loss step on {name}",
+        "",
+        f"`python benchmarks/gpu.py --repeats {options.repeats}`, {datetime.date.today()}.",
+        f"{versions()}. A copy moves {speed / 1e6:.0f} GB/s.",
+        "",
+    ]
+    for shape in SHAPES:
+        for precision in PRECISIONS:
+            lines += table(shape, precision, options.repeats, speed)
+    options.out.mkdir(exist_ok=True)
+    page = options.out / f"{name.replace(' ', '-')}.md"
+    page.write_text("\n".join(lines))
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
