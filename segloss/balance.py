@@ -143,7 +143,8 @@ class GradientNormBalance(_Balance):
     Args:
         loss: The compound. Its weights are the ratio; they may be schedules.
         every: How many calls from one measurement to the next, at least 1.
-        momentum: How much of the running means stays at each measurement, from 0 to 1.
+        momentum: What a measurement counts for in the running mean at the next one, which counts
+            for 1: from 0, the newest only, to 1, all alike.
 
     Attributes:
         terms: After a call, the value of each loss, detached and without its weight, for logging.
@@ -211,7 +212,7 @@ class GradientNormBalance(_Balance):
         old = self.norms.to(norms.device)
         new = torch.stack((norms, torch.ones_like(norms)))
         usable = (norms > 0) & norms.isfinite()
-        self.norms = torch.where(usable, self.momentum * old + (1 - self.momentum) * new, old)
+        self.norms = torch.where(usable, self.momentum * old + new, old)
 
     def _balanced(self, norms: Tensor) -> Tensor:
         total, mass = norms

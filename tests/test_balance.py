@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.testing import assert_close
 
 from segloss import (
     BoundaryLoss,
     CompoundLoss,
+    CompSumLoss,
     CrossEntropyLoss,
     DeepSupervisionLoss,
     DiceLoss,
@@ -170,7 +172,7 @@ class TestGradientNormBalance:
             maps = batch.maps(loss.loss)
             loss(batch.logits.requires_grad_(), batch.target, **maps)
             norms.append(slopes(loss.loss, batch.logits.detach(), batch.target, maps))
-        shares = torch.tensor([0.25 * 0.75**2, 0.25 * 0.75, 0.25]).double()
+        shares = torch.tensor([0.75**2, 0.75, 1]).double()
         mean = (torch.stack(norms[::2]) * shares[:, None]).sum(0) / shares.sum()
         raw = torch.tensor([2, 1, 0.5]).double() / mean
         assert_close(numbers(loss.weights), 3.5 * raw / raw.sum(), rtol=1e-5, atol=0)
@@ -201,6 +203,15 @@ class TestGradientNormBalance:
         before = numbers(loss.weights)
         loss((batch.logits.detach() * math.nan).requires_grad_(), batch.target)
         assert_close(numbers(loss.weights), before)
+
+    def test_a_norm_beyond_single_precision_does_not_stay(self) -> None:
+        loss = GradientNormBalance(DiceLoss() + CompSumLoss(tau=0.0), every=1)
+        batch = make_batch(dtype=torch.float32)
+        loss(batch.logits.requires_grad_(), batch.target)
+        before = loss.norms[:, 1]
+        wrong = 60 * (1 - 2 * functional.one_hot(batch.target, 3).movedim(-1, 1).float())
+        loss(wrong.requires_grad_(), batch.target)
+        assert loss.norms[:, 1].equal(before)
 
     def test_does_not_measure_where_nothing_is_trained(self) -> None:
         batch, loss = make_batch(), GradientNormBalance(DiceLoss() + CrossEntropyLoss())
