@@ -138,7 +138,8 @@ class GradientNormBalance(_Balance):
     each scale is a call: the default of ``every`` lets the scales take turns.
 
     A term whose gradient fades as it is fulfilled is kept at its ratio all the same, by a growing
-    weight.
+    weight. A term that acts now and then, such as `segloss.BettiMatchingLoss`, is balanced at the
+    calls at which it does, and measuring is one of its steps.
 
     Args:
         loss: The compound. Its weights are the ratio; they may be schedules.
