@@ -197,10 +197,13 @@ def test_components(labels: np.ndarray, data: st.DataObject) -> None:
     assert_array_equal(found, components(labels, connectivity))
 
 
-def test_components_that_wind() -> None:
-    """Long chains of parents, in every direction."""
-    mask = blob((30, 31, 32), 3)
-    assert_array_equal(on_gpu(gpu.numbered, mask, 1), components(mask, 1))
+@pytest.mark.parametrize("connectivity", [1, 2, 3])
+def test_components_that_wind_and_that_are_small(connectivity: int) -> None:
+    """Long chains of parents in every direction; and neighbours that are none, over an edge."""
+    sparse = np.random.default_rng(0).random((16, 17, 18)) < 0.06
+    for mask in blob((30, 31, 32), 3), sparse, sparse[0]:
+        steps = min(connectivity, mask.ndim)
+        assert_array_equal(on_gpu(gpu.numbered, mask, steps), components(mask, steps))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs the CUDA compiler")
