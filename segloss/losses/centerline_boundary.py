@@ -1,9 +1,9 @@
 """Centrelines that know how wide they are: centreline-boundary Dice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from segloss.engine.soft_skeleton import soft_skeleton
 from segloss.engine.sums import Request
 from segloss.engine.volumes import Volume, volumes
 from segloss.losses.base import RegionOptions, ScoreLoss, Sums, ratio
+from segloss.losses.centerline import HARD_SKELETON
 from segloss.shapes import Scores
 
 __all__ = ["CenterlineBoundaryDiceLoss", "centerline_boundary_dice"]
@@ -109,6 +110,7 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
     needs = ()
     presence = "skeleton"
     compiles = False
+    makers: ClassVar[Mapping[str, str]] = {"skeleton": HARD_SKELETON}
 
     def __init__(
         self,

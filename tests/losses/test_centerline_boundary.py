@@ -226,6 +226,13 @@ def test_a_class_that_is_absent_or_not_found() -> None:
     assert not gradient.any()
 
 
+def test_a_missing_skeleton_is_a_hard_one() -> None:
+    label = tree()
+    distance = maps_of(label)["distance"]
+    with pytest.raises(ValueError, match=r"skeleton map is missing.*radius=0\)"):
+        CenterlineBoundaryDiceLoss()(certain(label), label, distance=distance)
+
+
 def test_options_that_are_none() -> None:
     with pytest.raises(ValueError, match="iterations must be 0 or more, got -1"):
         CenterlineBoundaryDiceLoss(iterations=-1)
