@@ -12,7 +12,7 @@ def language_patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a launch, rather than at every call of one function by another: twice as fast."""
     from triton.runtime import interpreter
 
-    patch = getattr(interpreter, "_patch_lang", None)
+    patch: Any = getattr(interpreter, "_patch_lang", None)
     patched: set[str] = set()
 
     def patch_once(function: Any) -> Any:

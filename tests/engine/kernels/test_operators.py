@@ -21,7 +21,9 @@ from segloss import (
 )
 from segloss.activation import Softmax
 from segloss.encoding import Encoded
+from segloss.engine.backend import Backend
 from segloss.engine.kernels import operators, rows
+from segloss.engine.kernels.batch import Batch
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from segloss.losses.relative import Normalized
@@ -36,9 +38,12 @@ REQUEST = Request(
 )
 
 
+ENGINES: tuple[Backend, ...] = ("triton", "torch")
+
+
 def same_by_both(loss: Any, input: Tensor, *args: Tensor, **maps: Tensor) -> None:
     found = []
-    for engine in ("triton", "torch"):
+    for engine in ENGINES:
         with backend(engine):
             found.append(value_and_gradient(loss, input, *args, **maps))
     assert_close(*found)
@@ -58,7 +63,8 @@ def test_derivatives_of_both_orders(encoding: Any) -> None:
     def loss(logits: Tensor) -> Tensor:
         terms = DiceLoss(encoding) + FocalLoss(encoding, class_weight=[1.0, 2.0])
         terms = terms + SkeletonRecallLoss(encoding)
-        return terms(logits, asked.target, skeleton=asked.maps["skeleton"])
+        value: Tensor = terms(logits, asked.target, skeleton=asked.maps["skeleton"])
+        return value
 
     with backend("triton"):
         logits = asked.logits.requires_grad_()
@@ -70,7 +76,7 @@ def test_the_operator_is_what_pytorch_expects_of_one() -> None:
     asked = batch_for(Multiclass(), shape=(1, 3, 2, 2))
     logits, target = asked.logits.flatten(2).requires_grad_(), asked.target.flatten(1)
     skeleton = asked.maps["skeleton"].flatten(1)
-    arguments = (logits, target, None, [], [skeleton], "pred; pred*0; wrong 0", True, None)
+    arguments: Any = (logits, target, None, [], [skeleton], "pred; pred*0; wrong 0", True, None)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(operators.row_sums, arguments, test_utils=tests)
 
@@ -85,11 +91,12 @@ def test_compiles_as_a_whole() -> None:
     maps = {name: x.to(DEVICE) for name, x in made.maps(loss, weight=True).items()}
 
     def step(images: Tensor) -> Tensor:
-        return loss(network(images), made.target.to(DEVICE), **maps)
+        value: Tensor = loss(network(images), made.target.to(DEVICE), **maps)
+        return value
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     found = []
-    for engine, run in (("triton", compiled), ("torch", step)):
+    for engine, run in zip(ENGINES, (compiled, step), strict=True):
         with backend(engine):
             found.append(value_and_gradient(run, made.logits.to(DEVICE)))
     assert_close(*found)
@@ -113,11 +120,10 @@ def test_strided_logits_are_read_where_they_are(
         "samples sliced": whole[1:3, :3],
     }[layout]
     read = []
-    launched = operators.Batch
 
     def noted(*arguments: Any) -> Any:
         read.append(arguments[0].data_ptr())
-        return launched(*arguments)
+        return Batch(*arguments)
 
     monkeypatch.setattr(operators, "Batch", noted)
     found = sums_and_gradient("triton", asked._replace(logits=logits), REQUEST)
@@ -147,12 +153,12 @@ def test_a_wrong_label_is_the_same_error(name: str, wrong: float) -> None:
     made = make_batch(dtype=torch.float32)
     labels = {"target": made.target.float(), "skeleton": made.skeleton.float()}
     labels[name][1, 2, 3] = wrong
+    loss: Any = DiceLoss() if name == "target" else DiceLoss() + SkeletonRecallLoss()
+    maps = {} if name == "target" else {"skeleton": labels["skeleton"]}
     messages = []
-    for engine in ("triton", "torch"):
-        with backend(engine), pytest.raises(ValueError, match=name) as caught:  # type: ignore[arg-type]
-            SkeletonRecallLoss(Multiclass(ignore=IGNORED))(
-                made.logits, labels["target"], skeleton=labels["skeleton"]
-            ) if name == "skeleton" else DiceLoss()(made.logits, labels["target"])
+    for engine in ENGINES:
+        with backend(engine), pytest.raises(ValueError, match=name) as caught:
+            loss(made.logits, labels["target"], **maps)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
 
@@ -187,7 +193,7 @@ def encoded_for(encoding: Any = Multiclass(), **options: Any) -> Encoded:  # noq
 class Unheard(Focal):
     """A φ of which the kernels know nothing."""
 
-    name = "unheard of"  # type: ignore[assignment]
+    name = "unheard of"
 
 
 UNSUPPORTED = {

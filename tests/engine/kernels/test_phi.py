@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 import torch
-import triton
 import triton.language as tl
 from torch.testing import assert_close
 
 from segloss.engine.kernels import phi as kernels
 from segloss.engine.kernels.batch import named_numbers
+from segloss.engine.kernels.compile import compiled
 from segloss.engine.voxel import Phi
 from segloss.losses.asymmetric import ShiftedFocal
 from tests.engine.kernels.engines import DEVICE
 from tests.engine.kernels.test_rows import PHIS
 
 
-@triton.jit
-def evaluate(m, value, slope, N: tl.constexpr, PHI: tl.constexpr) -> None:  # noqa: ANN001
+@compiled
+def evaluate(m: Any, value: Any, slope: Any, N: tl.constexpr, PHI: tl.constexpr) -> None:
     place = tl.arange(0, N)
     given = tl.load(m + place)
     tl.store(value + place, kernels.value(given, PHI))
