@@ -180,6 +180,17 @@ def test_idle_steps_do_not_call_it_and_can_be_differentiated(seen: Seen) -> None
         loss(logits, torch.full_like(batch.target, 7))
 
 
+def test_a_topology_without_faults_can_be_differentiated(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Topograph finds no region then, and its loss does not depend on the prediction."""
+    peer = sys.modules["topolosses.losses"].TopographLoss
+    monkeypatch.setattr(peer, "forward", lambda self, input, target: torch.tensor(0.0))
+    batch = make_batch()
+    value, gradient = value_and_gradient(TopographLoss(), batch.logits, batch.target)
+    assert value == 0 and not gradient.any()
+
+
 def test_what_wants_no_gradient_is_no_step(seen: Seen) -> None:
     batch, loss = make_batch(), BettiMatchingLoss(every=2)
     once = BettiMatchingLoss()(batch.logits, batch.target)
@@ -223,12 +234,13 @@ def test_crops_without_foreground_are_anywhere(seen: Seen, centre: Any) -> None:
     assert corners == {6 * row + column for row in range(3) for column in range(4)}
 
 
-def test_what_is_ignored_is_no_foreground(seen: Seen) -> None:
-    target = torch.full((1, 20, 20), 255)
-    target[0, 10:, 10:], target[0, 15, 15] = 0, 1
-    loss = BettiMatchingLoss(Multiclass(background=False, ignore=255), crop=5)
-    loss(torch.zeros(1, 2, 20, 20), target)
-    assert seen[0][1][0, 1, 2, 2] == 1
+def test_what_weighs_nothing_is_no_foreground(seen: Seen) -> None:
+    target = torch.ones(1, 20, 20, dtype=torch.long)
+    weight = torch.zeros(1, 20, 20)
+    weight[0, 15, 15] = 1
+    BettiMatchingLoss(crop=5)(torch.zeros(1, 2, 20, 20), target, weight=weight)
+    ((_, y),) = seen
+    assert y[0, 1, 2, 2] == 1 and y[0, 1].sum() == 1
 
 
 def test_short_axes_are_taken_whole(seen: Seen) -> None:
