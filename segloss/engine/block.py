@@ -249,7 +249,10 @@ class Block:
         ignore = self._encoded.ignore
         if ignore is None:
             return None
-        return self._encoded.target[self._samples, ..., self._voxels] == ignore
+        target = self._encoded.target[self._samples, ..., self._voxels]
+        if target.ndim == 3 and isinstance(self.activation, Softmax):
+            target = target[:, :1]  # a voxel is ignored as a whole
+        return target == ignore
 
     @property
     def _sets(self) -> Tensor:

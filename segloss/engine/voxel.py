@@ -7,7 +7,8 @@ its *pull* is its derivative by the cross entropies, or by the logits of sigmoid
 The cross entropy is that of the voxel's label, or of each node's yes or no: of the latter if the
 activation gives labels no probability of their own, or if the sum asks for it.
 
-What depends on the probabilities of the other outcomes too is a `Relative`, without a closed form.
+What depends on the probabilities of the other outcomes too is a `Relative`, without a closed form;
+or, if it is linear in the label, a `segloss.engine.logit_cost.LogitCost`, with one.
 """
 
 from abc import ABC, abstractmethod
