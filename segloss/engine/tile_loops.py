@@ -13,24 +13,23 @@ import numpy as np
 
 from segloss.compiled import compiled
 
-__all__ = ["MAP", "PRED_TIMES_MAP", "SUMS", "add_up", "write_gradient"]
+__all__ = ["add_up", "write_gradient"]
 
-SUMS = {
-    "count": 0,
-    "pred": 1,
-    "true": 2,
-    "overlap": 3,
-    "pred_squared": 4,
-    "true_squared": 5,
-    "pred_squared_true": 6,
-    "pred_squared_rest": 7,
-    "alarm": 8,
-    "miss": 9,
-    "rejected": 10,
-}
-"""The numbers that the loops know the region sums by."""
-MAP, PRED_TIMES_MAP = 11, 12
-
+(
+    _COUNT,
+    _PRED,
+    _TRUE,
+    _OVERLAP,
+    _PRED_SQUARED,
+    _TRUE_SQUARED,
+    _PRED_SQUARED_TRUE,
+    _PRED_SQUARED_REST,
+    _ALARM,
+    _MISS,
+    _REJECTED,
+    _MAP,
+    _PRED_TIMES_MAP,
+) = range(13)  # in the order of `segloss.engine.tiles.SUMS`
 _TILE = 512
 _FUSED = frozenset({"contract"})
 # Numbers may be added in any order. Infinities and NaN stay what they are.
@@ -163,40 +162,40 @@ def _fill(labels, true, weight, at, n, y, w):
 @compiled(fastmath=_REORDERED)
 def _sum(kind, p, y, w, m):
     a = _ZERO
-    if kind == 0:
+    if kind == _COUNT:
         for v in range(len(p)):
             a += w[v]
-    elif kind == 1:
+    elif kind == _PRED:
         for v in range(len(p)):
             a += w[v] * p[v]
-    elif kind == 2:
+    elif kind == _TRUE:
         for v in range(len(p)):
             a += w[v] * y[v]
-    elif kind == 3:
+    elif kind == _OVERLAP:
         for v in range(len(p)):
             a += w[v] * p[v] * y[v]
-    elif kind == 4:
+    elif kind == _PRED_SQUARED:
         for v in range(len(p)):
             a += w[v] * p[v] * p[v]
-    elif kind == 5:
+    elif kind == _TRUE_SQUARED:
         for v in range(len(p)):
             a += w[v] * y[v] * y[v]
-    elif kind == 6:
+    elif kind == _PRED_SQUARED_TRUE:
         for v in range(len(p)):
             a += w[v] * p[v] * p[v] * y[v]
-    elif kind == 7:
+    elif kind == _PRED_SQUARED_REST:
         for v in range(len(p)):
             a += w[v] * p[v] * p[v] * (_ONE - y[v])
-    elif kind == 8:
+    elif kind == _ALARM:
         for v in range(len(p)):
             a += w[v] * p[v] * (_ONE - y[v])
-    elif kind == 9:
+    elif kind == _MISS:
         for v in range(len(p)):
             a += w[v] * (_ONE - p[v]) * y[v]
-    elif kind == 10:
+    elif kind == _REJECTED:
         for v in range(len(p)):
             a += w[v] * (_ONE - p[v]) * (_ONE - y[v])
-    elif kind == MAP:
+    elif kind == _MAP:
         for v in range(len(p)):
             a += w[v] * m[v]
     else:
@@ -208,31 +207,31 @@ def _sum(kind, p, y, w, m):
 @compiled(fastmath=_REORDERED)
 def _add_slope(kind, scale, p, y, m, slope):
     """Add the derivative of a sum by p, without the weight."""
-    if kind == 1:
+    if kind == _PRED:
         for v in range(len(p)):
             slope[v] += scale
-    elif kind == 3:
+    elif kind == _OVERLAP:
         for v in range(len(p)):
             slope[v] += scale * y[v]
-    elif kind == 4:
+    elif kind == _PRED_SQUARED:
         for v in range(len(p)):
             slope[v] += _TWO * scale * p[v]
-    elif kind == 6:
+    elif kind == _PRED_SQUARED_TRUE:
         for v in range(len(p)):
             slope[v] += _TWO * scale * p[v] * y[v]
-    elif kind == 7:
+    elif kind == _PRED_SQUARED_REST:
         for v in range(len(p)):
             slope[v] += _TWO * scale * p[v] * (_ONE - y[v])
-    elif kind == 8:
+    elif kind == _ALARM:
         for v in range(len(p)):
             slope[v] += scale * (_ONE - y[v])
-    elif kind == 9:
+    elif kind == _MISS:
         for v in range(len(p)):
             slope[v] -= scale * y[v]
-    elif kind == 10:
+    elif kind == _REJECTED:
         for v in range(len(p)):
             slope[v] -= scale * (_ONE - y[v])
-    elif kind == PRED_TIMES_MAP:
+    elif kind == _PRED_TIMES_MAP:
         for v in range(len(p)):
             slope[v] += scale * m[v]
 
@@ -281,7 +280,7 @@ def add_up(
                 values = m[:n]
                 if of_labels:
                     _in_class(label_maps[row, at : at + n], node, m)
-                elif kind >= MAP:
+                elif kind >= _MAP:
                     values = maps[row + i, at : at + n]
                 out[column + i] += _sum(kind, pred[node, :n], y[node], w[node % len(w)], values)
             column += k
@@ -357,7 +356,7 @@ def write_gradient(
                 values = m[:n]
                 if of_labels:
                     _in_class(label_maps[row, at : at + n], node, m)
-                elif kind >= MAP:
+                elif kind >= _MAP:
                     values = maps[row + i, at : at + n]
                 scale = scales[column + i]
                 _add_slope(kind, scale, pred[node, :n], y[node], values, slope[node])

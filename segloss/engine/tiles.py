@@ -17,14 +17,29 @@ from torch import Tensor
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
-from segloss.engine import backend, tile_loops
+from segloss.engine import backend
 from segloss.engine.block import Block, Place, check_labels
 from segloss.engine.voxel import CrossEntropy, VoxelSum
 
 if TYPE_CHECKING:
     from segloss.engine.sums import Request
 
-__all__ = ["supports", "tiled_sums", "write_tiled_gradient"]
+__all__ = ["SUMS", "supports", "tiled_sums", "write_tiled_gradient"]
+
+SUMS = (
+    "count",
+    "pred",
+    "true",
+    "overlap",
+    "pred_squared",
+    "true_squared",
+    "pred_squared_true",
+    "pred_squared_rest",
+    "alarm",
+    "miss",
+    "rejected",
+)
+"""The region sums that the loops know, by their numbers there; Σ w s and Σ w p s of maps follow."""
 
 # Voxels for which it is worth asking another thread: it takes about as long as a thousand do.
 _WORTH_A_THREAD = 1 << 13
@@ -44,9 +59,7 @@ def supports(encoded: Encoded, request: "Request") -> bool:
         and encoded.outcomes is None
         and encoded.affine is None
         and (flat or isinstance(activation, Sigmoid))
-        and all(
-            name in tile_loops.SUMS or _map_of(name) in encoded.maps for name in request.regions
-        )
+        and all(name in SUMS or _map_of(name) in encoded.maps for name in request.regions)
         and all(_is_plain(term) for term in request.voxels)
     )
 
@@ -111,9 +124,9 @@ class _Part:
                 rows[name] = (len(values), sum(len(x) for x in maps), 0)
                 maps.append(values.to(torch.float32))
         plan = [
-            (tile_loops.SUMS[name], channels, 0, 0)
-            if name in tile_loops.SUMS
-            else (_map_number(name), *rows[_map_of(name)])
+            (SUMS.index(name), channels, 0, 0)
+            if name in SUMS
+            else (len(SUMS) + name.startswith("pred*"), *rows[_map_of(name)])
             for name in request.regions
         ]
         self.width = sum(nodes for _, nodes, *_ in plan)
@@ -138,9 +151,11 @@ class _Part:
         parts = _parts(self.size)
         out = torch.zeros(len(parts), self.width + 2 * len(self.alpha), dtype=torch.float64)
 
+        from segloss.engine.tile_loops import add_up  # here, as it loads numba
+
         def work(i: int, begin: int, end: int) -> None:
             given = (*self.before, begin, end, *self.after)
-            tile_loops.add_up(*given, self.alpha.numpy(), out[i].numpy())
+            add_up(*given, self.alpha.numpy(), out[i].numpy())
 
         _share(work, parts)
         return out.sum(0)
@@ -150,9 +165,11 @@ class _Part:
         scales, by_voxel = slope[: self.width], slope[self.width :: 2]
         pull = by_voxel @ self.alpha if len(self.alpha) else by_voxel
 
+        from segloss.engine.tile_loops import write_gradient  # see `sums`
+
         def work(_: int, begin: int, end: int) -> None:
             given = (*self.before, begin, end, *self.after)
-            tile_loops.write_gradient(*given, pull.numpy(), scales.numpy(), grad.numpy())
+            write_gradient(*given, pull.numpy(), scales.numpy(), grad.numpy())
 
         _share(work, _parts(self.size))
 
@@ -166,10 +183,6 @@ def _array(parts: list[Tensor], dtype: torch.dtype, axes: int) -> Any:
 def _map_of(name: str) -> str:
     """The map that a region sum is of, if it is of one."""
     return name.removeprefix("pred*")
-
-
-def _map_number(name: str) -> int:
-    return tile_loops.PRED_TIMES_MAP if name.startswith("pred*") else tile_loops.MAP
 
 
 def _is_plain(term: Any) -> bool:

@@ -15,12 +15,11 @@ from segloss import CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
 from segloss.engine import tiles
 from segloss.engine.block import Block
 from segloss.engine.sums import Request, dense_sums, one_pass
-from segloss.engine.tile_loops import SUMS
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from tests.losses.checks import value_and_gradient
 from tests.strategies import ENCODINGS, make_batch
 
-NAMES = (*SUMS, "skeleton", "pred*skeleton", "distance", "pred*distance")
+NAMES = (*tiles.SUMS, "skeleton", "pred*skeleton", "distance", "pred*distance")
 
 
 def encoded_batch(encoding: Any, *, weighted: bool = True, **options: Any) -> Any:
