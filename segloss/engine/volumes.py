@@ -1,4 +1,4 @@
-"""A sample at a time with its image axes, for what must look beyond the single voxel."""
+"""Whole samples with their image axes, for what must look beyond the single voxel."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
-from segloss.engine.block import Block
+from segloss.engine.block import Block, places
 
 __all__ = ["Volume", "border", "volumes"]
 
 
 class Volume:
-    """The scored nodes of a sample, without gradient; each property is ``(k, *space)``.
+    """The scored nodes of some samples, without gradient; each property is ``(b, k, *space)``.
 
     Args:
-        block: The sample, whole.
-        space: Its image axes.
+        block: The samples, whole.
+        space: Their image axes.
         scored: How many nodes are scored, k; they are the last.
     """
 
@@ -37,12 +37,12 @@ class Volume:
 
     @property
     def weight(self) -> Tensor | None:
-        """How much each voxel counts, ``(1 or k, *space)``; None if equally."""
+        """How much each voxel counts, ``(b, 1 or k, *space)``; None if equally."""
         return None if self.block.weight is None else self._cut(self.block.weight)
 
     @property
     def there(self) -> Tensor | None:
-        """Booleans, ``(1 or k, *space)``: the voxels that count; None for all."""
+        """Booleans, ``(b, 1 or k, *space)``: the voxels that count; None for all."""
         return None if self.weight is None else self.weight != 0
 
     def map(self, name: str) -> Tensor:
@@ -51,13 +51,14 @@ class Volume:
         return self._cut(pad(x, (0, 0, max(0, self.scored - x.shape[1]), 0)))
 
     def _cut(self, x: Tensor) -> Tensor:
-        return x[0, -self.scored :].reshape(-1, *self.space)
+        x = x[:, -self.scored :]
+        return x.reshape(*x.shape[:2], *self.space)
 
 
 def volumes(
     encoded: Encoded, space: tuple[int, ...], first: int, maps: frozenset[str] = frozenset()
 ) -> Iterator[Volume]:
-    """Each sample of a batch.
+    """The samples of a batch, one by one if they are large.
 
     Args:
         encoded: The batch.
@@ -67,8 +68,8 @@ def volumes(
     """
     wanted = {name: x for name, x in encoded.maps.items() if name in maps}
     encoded = replace(encoded, logits=encoded.logits.detach(), maps=wanted)
-    for sample in range(len(encoded.logits)):
-        block = Block(encoded, (slice(sample, sample + 1), slice(None)))
+    for start, stop in dict.fromkeys((x.start, x.stop) for x, _ in places(encoded)):
+        block = Block(encoded, (slice(start, stop), slice(None)))
         yield Volume(block, space, encoded.nodes - first)
 
 

@@ -82,16 +82,16 @@ class BoundaryDoULoss(ScoreLoss):
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
         first = self.encoding.first
-        counts = [_border(sample) for sample in volumes(encoded, space, first)]
-        return {"border": pad(torch.stack(counts), (first, 0))}
+        counts = [_border(samples) for samples in volumes(encoded, space, first)]
+        return {"border": pad(torch.cat(counts), (first, 0))}
 
     def score(self, sums: Sums) -> Scores:
         return boundary_dou(sums, self.smooth_nr, self.smooth_dr)
 
 
-def _border(sample: Volume) -> Tensor:
-    """How many voxels are at the boundary of each node, by their weights, ``(k,)``."""
-    at = border(sample.true, sample.there, len(sample.space))
-    if sample.weight is not None:
-        at = at * sample.weight
-    return at.flatten(1).sum(1)
+def _border(samples: Volume) -> Tensor:
+    """How many voxels are at the boundary of each node, by their weights, ``(b, k)``."""
+    at = border(samples.true, samples.there, len(samples.space))
+    if samples.weight is not None:
+        at = at * samples.weight
+    return at.flatten(2).sum(2)

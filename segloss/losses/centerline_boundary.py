@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf
 from typing import ClassVar, final
 
@@ -132,8 +133,8 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
         samples = volumes(encoded, space, self.encoding.first, self.reads)
-        parts = [self._parts(sample) for sample in samples]
-        maps = {name: torch.stack([part[name] for part in parts]).flatten(2) for name in parts[0]}
+        parts = [self._parts(some) for some in samples]
+        maps = {name: torch.cat([part[name] for part in parts]).flatten(2) for name in parts[0]}
         names = ("pred*found", "pred*claimed", "pred_squared*alone", "pred*covered", "pred*asked")
         request = Request((*names, "missed"))
         sums, _ = engine.one_pass(replace(encoded, maps=maps), request)
@@ -147,14 +148,14 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
     def score(self, sums: Sums) -> Scores:
         return centerline_boundary_dice(sums, self.smooth_nr, self.smooth_dr)
 
-    def _parts(self, sample: Volume) -> dict[str, Tensor]:
+    def _parts(self, samples: Volume) -> dict[str, Tensor]:
         """What multiplies p, and p² (``alone``), in the sums, and what does not (``missed``)."""
-        found, there = sample.pred > 0.5, sample.there
-        size = voxel_size(self.spacing, len(sample.space))
+        found, there = samples.pred > 0.5, samples.there
+        size = voxel_size(self.spacing, len(samples.space))
         squares = squared_boundary_distance(found, size, there=there)
-        depth = squares.to(sample.pred.dtype).sqrt_().mul_(found)
-        true_depth = sample.map("distance").neg().clamp_(min=0)
-        line, true_line = self._skeleton(found, there), sample.map("skeleton")
+        depth = squares.to(samples.pred.dtype).sqrt_().mul_(found)
+        true_depth = samples.map("distance").neg().clamp_(min=0)
+        line, true_line = self._skeleton(found, there), samples.map("skeleton")
         radius, inverse = _weights(depth, line, there)
         true_radius, true_inverse = _weights(true_depth, true_line, there)
         on_line, on_true_line = line * radius, true_line * true_radius
@@ -169,17 +170,19 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
 
     def _skeleton(self, found: Tensor, there: Tensor | None) -> Tensor:
         """The morphological skeleton of each mask."""
-        lines = []
-        for node, mask in enumerate(found):
-            known = None if there is None else there[node if len(there) > 1 else 0]
-            mask = mask if known is None else mask & known
-            lines.append(soft_skeleton(mask.float(), self.iterations, known))
-        return torch.stack(lines)
+        if there is not None:
+            there = there.expand_as(found)
+            found = found & there
+        lines = found.float()
+        for place in product(*map(range, found.shape[:2])):
+            known = None if there is None else there[place]
+            lines[place] = soft_skeleton(lines[place], self.iterations, known)
+        return lines
 
 
 def _weights(depth: Tensor, line: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
     """The radius r of each voxel from 0 to 1, and its inverse u on the centreline."""
-    axes = tuple(range(1, depth.ndim))
+    axes = tuple(range(2, depth.ndim))
     counted = depth if there is None else depth * there
     largest = counted.amax(axes, keepdim=True)
     least = counted.where(counted > 0, inf).amin(axes, keepdim=True)

@@ -160,8 +160,8 @@ class HausdorffDTLoss(Loss):
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
         size = voxel_size(self.spacing, len(space))
-        samples = volumes(encoded, space, self.encoding.first)
-        squares = torch.stack([_squares(sample, size) for sample in samples])
+        parts = volumes(encoded, space, self.encoding.first)
+        squares = torch.cat([_squares(samples, size) for samples in parts])
         maps = {"distance": encoded.maps["distance"], "squares": squares}
         sides = Request((_to_the_target(self.alpha), self._to_the_prediction))
         sums, _ = engine.one_pass(replace(encoded, maps=maps), sides)
@@ -181,7 +181,7 @@ def _to_the_target(alpha: float) -> str:
     return f"error^2*distance^{float(alpha)}"
 
 
-def _squares(sample: Volume, size: tuple[float, ...]) -> Tensor:
-    """The squared distances to the prediction's boundary, ``(k, n)``."""
-    found = sample.pred > 0.5
-    return squared_boundary_distance(found, size, there=sample.there).flatten(1)
+def _squares(samples: Volume, size: tuple[float, ...]) -> Tensor:
+    """The squared distances to the prediction's boundary, ``(b, k, n)``."""
+    found = samples.pred > 0.5
+    return squared_boundary_distance(found, size, there=samples.there).flatten(2)

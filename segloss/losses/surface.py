@@ -253,9 +253,8 @@ class RegionWiseLoss(Loss):
         return frozenset({"distance"})
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
-        depth = torch.stack(
-            [_depth(x) for x in volumes(encoded, space, self.encoding.first, self.reads)]
-        )
+        parts = volumes(encoded, space, self.encoding.first, self.reads)
+        depth = torch.cat([_depth(samples) for samples in parts])
         own = replace(encoded, maps={"depth": depth})
         sums, _ = engine.one_pass(own, Request(("error^1*depth",)))
         return {"error*depth": sums["error^1*depth"]}
@@ -264,9 +263,9 @@ class RegionWiseLoss(Loss):
         return class_mean(region_wise(regions), self.class_weight, self.reduction)
 
 
-def _depth(sample: Volume) -> Tensor:
-    """What an error costs in each voxel, ``(k, n)``."""
-    distance = sample.map("distance").flatten(1)
-    counted = distance if sample.there is None else distance * sample.there.flatten(1)
-    deepest = counted.amin(1, keepdim=True)
+def _depth(samples: Volume) -> Tensor:
+    """What an error costs in each voxel, ``(b, k, n)``."""
+    distance = samples.map("distance").flatten(2)
+    counted = distance if samples.there is None else distance * samples.there.flatten(2)
+    deepest = counted.amin(2, keepdim=True)
     return torch.where(distance < 0, distance / deepest.masked_fill(deepest == 0, -1), 1)
