@@ -167,7 +167,8 @@ class _OnePass(torch.autograd.Function):
         width = sum(_widths(encoded, request))
         total = logits.new_zeros(logits.shape[0], width, dtype=exact)
         with _full_precision(logits):
-            sums = tiles.tiled_sums if tiles.supports(encoded, request) else _block_sums
+            by_tiles = not request.constant and tiles.supports(encoded, request)
+            sums = tiles.tiled_sums if by_tiles else _block_sums
             for place in places(encoded):
                 total[place[0]] += sums(encoded, request, place)
         return total
