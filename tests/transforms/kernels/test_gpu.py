@@ -84,6 +84,13 @@ def test_real_vessels_run_where_the_cpu_has_them(real_data: Path) -> None:
             assert np.mean(distance_transform_edt(~beside)[one] < 2) > 0.95
 
 
+def test_a_plane_is_thinned_as_on_the_cpu() -> None:
+    for seed in range(3):
+        mask = blob((1, 40, 37), seed)
+        assert np.mean(thinned(mask)[0] == skeleton(mask)) > 0.999
+        assert_array_equal(thinned(mask)[0], thinned(mask[0]))
+
+
 def test_a_batch_is_each_by_itself() -> None:
     several = [blob((11, 12, 13), seed) for seed in range(3)]
     assert_array_equal(thinned(*several), np.concatenate([thinned(mask) for mask in several]))
@@ -171,6 +178,19 @@ def test_nearest_labels(labels: np.ndarray, data: st.DataObject) -> None:
         there = from_gpu(found) == c
         assert_allclose(squares[there], np.min(list(each.values()), axis=0)[there], rtol=1e-6)
     assert np.isin(from_gpu(found), list(each) or [0]).all()
+
+
+@pytest.mark.parametrize("aside", [(3, 4), (4, 3)])
+def test_of_labels_that_are_equally_far_the_lowest(aside: tuple[int, int]) -> None:
+    """3² + 4² is 5², whatever comes from a third axis; if that came first, rounding would tell."""
+    labels = np.zeros((2, 6, 6), np.int32)
+    labels[(1, *aside)], labels[1, 5, 0] = 1, 2
+    for step in np.linspace(1.1, 4, 50):
+        for axis in range(3):
+            spacing = tuple(np.roll([step, 1.0, 1.0], axis).tolist())
+            found = to_gpu(labels.transpose(np.roll([0, 1, 2], axis)).copy())
+            gpu.spread_labels(found, spacing)
+            assert from_gpu(found)[0, 0, 0] == 1
 
 
 @given(label_maps, st.data(), st.sampled_from([0.0, 0.6, 2.0, 100.0]))
