@@ -90,6 +90,11 @@ class Entry:
         return tuple(sorted(loss.request.maps | loss.reads))
 
     @property
+    def learns(self) -> bool:
+        """Whether it has parameters, for the optimiser. Those that must be told something have none."""
+        return not self.needs and any(True for _ in self.loss().parameters())
+
+    @property
     def one_pass(self) -> bool:
         """Whether the joint pass over the voxels is all it takes."""
         return self.loss.own_sums is Loss.own_sums

@@ -53,7 +53,7 @@ class Term:
     def build(self, labels: Labels, group: Group) -> Loss:
         """The loss for a dataset; `group` is that of nnU-Net's Dice, for losses that have sums."""
         default = inspect.signature(self.loss).parameters["encoding"].default
-        background = default.background if self.background is None else self.background
+        background = default.first == 0 if self.background is None else self.background
         pooled = {} if issubclass(self.loss, VoxelLoss) else {"group": group}
         return self.loss(labels.encoding(background), **{**pooled, **self.options})
 
@@ -114,9 +114,7 @@ def losses() -> dict[str, type[Loss]]:
     return {
         name: entry.loss
         for name, entry in CATALOGUE.items()
-        if isinstance(entry.encoding, Multiclass)
-        and _MAPS.keys() >= set(entry.maps)
-        and not list(entry.loss().parameters())
+        if entry.encoding is not None and _MAPS.keys() >= set(entry.maps) and not entry.learns
     }
 
 
@@ -131,7 +129,8 @@ def _term(name: str, given: Any) -> Term:
     if found.entry.name not in offered:
         raise ValueError(f"{name}: loss {found.entry.name!r} is none of {', '.join(offered)}")
     term = Term(found.entry.loss, found.weight, background, found.options)
-    made(name, term.build, Labels(1), "sample")  # complains about its options
+    regions = not issubclass(Multiclass, term.loss.takes)
+    made(name, term.build, Labels(1, regions), "sample")  # complains about its options
     return term
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from segloss import BoundaryLoss, Linear, Multiclass, Multilabel, SkeletonRecallLoss
+from segloss.catalogue import CATALOGUE
 from segloss.nnunet.config import losses, read_recipe
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.maps import DistanceMap, SkeletonMap
@@ -59,10 +60,23 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
 def test_every_loss_can_be_a_term(tmp_path: Path) -> None:
     assert {"dice", "tversky", "cross_entropy", "boundary"} <= losses().keys()
     assert not {"blob", "t"} & losses().keys()  # no such map, nothing that trains it
-    text = "terms:\n" + "".join(f"  {name}: 1\n" for name in losses())
+    told = {"prior": "[0.9, 0.1]"}
+    text = "terms:\n"
+    for name in losses():
+        options = (f"{option}: {told[option]}" for option in CATALOGUE[name].needs)
+        text += f"  {name}: {{{', '.join(options)}}}\n"
     terms = recipe_of(text, tmp_path).terms
+    assert list(terms) == list(losses())
     for labels in (Labels(2), Labels(2, regions=True)):
-        assert all(term.build(labels, "sample") for term in terms.values())
+        takes = [x for x in terms.values() if isinstance(labels.encoding(True), x.loss.takes)]
+        assert len(takes) > 20 and all(term.build(labels, "sample") for term in takes)
+
+
+def test_a_loss_of_regions_wants_a_dataset_of_regions(tmp_path: Path) -> None:
+    term = recipe_of("terms: {asymmetric: 1}", tmp_path).terms["asymmetric"]
+    assert term.build(Labels(2, regions=True), "sample")
+    with pytest.raises(TypeError, match="AsymmetricLoss takes the encoding Multilabel"):
+        term.build(Labels(2), "sample")
 
 
 @pytest.mark.parametrize(
