@@ -156,10 +156,9 @@ class BettiMatchingLoss(_TopologyLoss):
     Features of the probability map are born and die as a threshold falls; those that lie in the
     same place in the target are matched. Matched ones cost twice the squared distance of their
     births and deaths, unmatched ones the square of their lifetime: from 0, and a **sum** over all
-    features, of which a noisy map has thousands. So give it a small weight, beside a loss that sees
-    every voxel, and start with it late::
-
-        DiceLoss() + CrossEntropyLoss() + 0.001 * BettiMatchingLoss(every=8, crop=48)
+    features, of which a noisy map has thousands. So start with it late, with a small weight, beside
+    a loss that sees every voxel, such as ``DiceLoss() + 0.001 * BettiMatchingLoss(every=8,
+    crop=48)``.
 
     The package topolosses computes it, on the CPU and in single precision: ``pip install
     'segloss-monai[topology]'``. Gradients go through ordinary autograd, to the few voxels where
@@ -228,9 +227,8 @@ class TopographLoss(_TopologyLoss):
 
     From the graph of regions that prediction and target share come those wrong regions that break,
     join or hide a component; each costs the probability with which it is predicted: from 0, a
-    **sum** over the regions. So add it to a loss that sees every voxel::
-
-        DiceLoss() + CrossEntropyLoss() + 0.1 * TopographLoss(every=4, crop=128)
+    **sum** over the regions. So add it to a loss that sees every pixel, such as ``DiceLoss() +
+    0.1 * TopographLoss(every=4, crop=128)``.
 
     For pictures only, of two axes. The package topolosses computes it, on the CPU and in single
     precision: ``pip install 'segloss-monai[topology]'``. Gradients go through ordinary autograd.
