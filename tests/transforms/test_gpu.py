@@ -28,7 +28,7 @@ from segloss.transforms import (
     TubedSkeletond,
     containers,
 )
-from segloss.transforms.base import TargetMap
+from segloss.transforms.base import ON_GPU_TOO, TargetMap
 from segloss.transforms.functional import (
     boundary_band,
     boundary_weight,
@@ -41,7 +41,7 @@ from segloss.transforms.functional import (
     tubed_skeleton,
 )
 from segloss.transforms.kernels import gpu
-from tests.transforms.stand_in import StandIn, on_gpu, to_gpu
+from tests.transforms.stand_in import DeviceArray, StandIn, on_gpu, to_gpu
 from tests.transforms.strategies import anisotropic, label_maps, masks
 
 LABEL = np.random.default_rng(0).integers(0, 3, (1, 7, 8, 9)).astype(np.uint8)
@@ -179,6 +179,18 @@ class TestTensors:
             assert found.dtype == torch.as_tensor(expected).dtype
         regions = TubedSkeleton()(make(torch.as_tensor(REGIONS).to(dtype)))
         assert regions.dtype == torch.bool
+
+        class Same(TargetMap):
+            backend = ON_GPU_TOO
+
+            def make(self, channels: Any, spacing: Any) -> Any:
+                assert isinstance(channels, DeviceArray)
+                assert channels.dtype == label.numpy().dtype
+                return channels
+
+        same: Any = Same()(label)
+        assert same.dtype == label.dtype
+        assert torch.equal(same, label)
 
     def test_keep_their_metadata_and_give_their_spacing(self) -> None:
         affine = torch.diag(torch.tensor([2.0, 0.5, 3.0, 1.0]))
