@@ -3,8 +3,8 @@
 The costs are kept for the whole batch, in single precision or more, and where voxels do not count
 alike so are their weights: a number or two for each voxel (or entry of sigmoids). Read as integers,
 the bits of floating-point numbers from 0 on are in the order of the numbers; the threshold is found
-bit by bit, from the highest, by adding up the weight of what is not below it. That is exact, takes
-the same steps whatever the costs are, and lets samples, batches and ranks add up.
+eleven bits at a time, from the highest, by adding up the weight that each of their values has. That
+is exact, takes the same steps whatever the costs are, and lets samples, batches and ranks add up.
 """
 
 import torch
@@ -17,6 +17,9 @@ from segloss.engine.voxel import VoxelSum, voxel_costs
 
 __all__ = ["hardest"]
 
+# Bits that are looked at together: 2048 values, and three rounds for single precision.
+_DIGITS = 11
+
 
 @torch.no_grad()
 def hardest(encoded: Encoded, term: VoxelSum, percent: float, group: Group) -> Tensor:
@@ -28,23 +31,27 @@ def hardest(encoded: Encoded, term: VoxelSum, percent: float, group: Group) -> T
     """
     with torch.autocast(encoded.logits.device.type, enabled=False):
         cost, mass = _costs(encoded, term)
-    bits = cost.abs().view(torch.int32 if cost.dtype == torch.float32 else torch.int64)
+    bits = cost.abs().view(torch.int32 if cost.dtype == torch.float32 else torch.int64).flatten(1)
     exact = torch.float32 if cost.device.type == "mps" else torch.float64
-
-    def total(of: Tensor) -> Tensor:
-        """The weight of some of the voxels, of each group, ``(g, 1, 1)``."""
-        summed = of.sum((1, 2)) if mass is None else (mass * of).sum((1, 2), dtype=exact)
-        return pool(summed.to(exact)[None], group)[0][:, None, None]
-
-    wanted = total(torch.ones_like(bits, dtype=torch.bool)) * percent / 100
+    each = torch.ones((), dtype=exact, device=cost.device).expand_as(bits)
+    each = each if mass is None else mass.flatten(1).to(exact)
+    wanted = pool(each.sum(1, keepdim=True)[None], group)[0] * percent / 100
     threshold = torch.zeros_like(wanted, dtype=bits.dtype)
-    for bit in reversed(range(torch.iinfo(bits.dtype).bits - 1)):
-        higher = threshold | (1 << bit)
-        threshold = torch.where(total(bits >= higher) >= wanted, higher, threshold)
-    above, equal = bits > threshold, bits == threshold
-    at = total(equal)
-    part = (wanted - total(above)) / at.masked_fill(at == 0, 1)
-    return torch.where(equal, part.to(cost), above.to(cost))
+    rest = torch.iinfo(bits.dtype).bits - 1
+    while rest:
+        digits = min(_DIGITS, rest)
+        rest -= digits
+        # What begins as the threshold does is told apart; what is below is 0, what is above the last.
+        place = ((bits >> rest) - (threshold >> rest)).clamp_(-1, 1 << digits).add_(1).long()
+        spread = torch.zeros(len(bits), (1 << digits) + 2, dtype=exact, device=bits.device)
+        spread = pool(spread.scatter_add_(1, place, each)[None], group)[0]
+        from_here = spread.flip(1).cumsum(1).flip(1)
+        found = (from_here[:, 1:-1] >= wanted).sum(1, keepdim=True).clamp(min=1)
+        threshold = threshold | ((found - 1).to(threshold) << rest)
+    above, at = from_here.gather(1, found + 1), spread.gather(1, found)
+    part = ((wanted - above) / at.masked_fill(at == 0, 1)).to(cost)
+    chosen = torch.where(bits == threshold, part, (bits > threshold).to(cost))
+    return chosen.view_as(cost)
 
 
 def _costs(encoded: Encoded, term: VoxelSum) -> tuple[Tensor, Tensor | None]:
