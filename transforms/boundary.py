@@ -252,7 +252,10 @@ def _to_faces(mask: Mask, spacing: tuple[float, ...]) -> DistanceMap:
         return np.zeros_like(mask, dtype=np.float32)
     distances = _squared_distance(mask, spacing)
     np.sqrt(distances, out=distances)
-    np.copyto(distances, -distances, where=mask)
+    if on_gpu(mask):  # CuPy's functions have no `where`
+        np.copyto(distances, -distances, where=mask)
+    else:
+        np.negative(distances, out=distances, where=mask)
     return distances
 
 
