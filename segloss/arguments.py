@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, SupportsFloat
+from typing import Any
 
 __all__ = ["fraction", "known", "not_negative", "numbers", "one_of"]
 
@@ -26,7 +26,7 @@ def known(name: str, value: Any, names: tuple[str, ...]) -> str:
 
 def not_negative(name: str, value: Any) -> float:
     """The value, if it is a finite number of at least 0."""
-    if not isinstance(value, SupportsFloat) or not 0 <= value < math.inf:
+    if not hasattr(value, "__float__") or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
 

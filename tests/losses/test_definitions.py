@@ -35,7 +35,11 @@ def coarse(loss_class: Any) -> dict[str, Any]:
     In it are the saturated voxels, of whose gradients single precision has few digits. And few
     erosions: each is one more volume in the graph of the definition.
     """
-    return {LovaszLoss: {"bins": 16}, CenterlineDiceLoss: {"iterations": 1}}.get(loss_class, {})
+    few: dict[Any, dict[str, int]] = {
+        LovaszLoss: {"bins": 16},
+        CenterlineDiceLoss: {"iterations": 1},
+    }
+    return few.get(loss_class, {})
 
 
 # Which of two neighbours is the least, where they are nearly equal, is a matter of rounding.
