@@ -13,6 +13,7 @@ Besides these there are
 =================  ===========================================================================
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,12 +22,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segloss.engine.kernels.compile import INTERPRETED
+
 __all__ = ["WIDEST", "Batch", "named_numbers", "strides"]
 
 WIDEST = 256
 """The most channels that a tile can hold."""
 
 _TILE, _WARPS = 4096, 8  # numbers in a tile, and the warps whose registers hold it
+_COLUMNS = ("KINDS", "NAMES", "FIRST", "SECOND", "MAPS", "POWERS")  # of the rows, for the kernels
 
 
 class Batch(NamedTuple):
@@ -73,8 +77,9 @@ class Batch(NamedTuple):
         """What the kernels are compiled for."""
         c = self.logits.shape[1]
         channels = triton.next_power_of_2(c)
+        rows = [_parsed(row) for row in self.rows.split("; ")]
         return {
-            "ROWS": tuple(map(_parsed, self.rows.split("; "))),
+            **dict(zip(_COLUMNS, map(_marked, zip(*rows, strict=True)), strict=True)),
             "C": c,
             "CHANNELS": channels,
             "VOXELS": _TILE // channels,
@@ -82,7 +87,7 @@ class Batch(NamedTuple):
             "LABELS": self.target.ndim == 2,
             "IGNORE": self.ignore,
             "SHARED": self.weight is None or self.weight.shape[1] == 1,
-            "MAPPED": tuple(0 if x.ndim == 2 else x.shape[1] for x in self.maps),
+            "MAPPED": _marked(0 if x.ndim == 2 else x.shape[1] for x in self.maps),
             "DTYPE": tl.float64 if self.dtype == torch.float64 else tl.float32,
             "num_warps": _WARPS,
             "enable_fp_fusion": True,  # Triton's default, of which it warns that it will change
@@ -111,14 +116,18 @@ def named_numbers(name: str) -> tuple[Any, ...]:
 
 @cache
 def _parsed(row: str) -> tuple[Any, ...]:
-    """A row as the kernels take it: its kind, and the φ, or the factor, the map and its power."""
+    """A row as the kernels take it: its kind, name and two numbers, its map and the map's power."""
     kind, _, rest = row.partition(" ")
     if kind in ("yes", "no"):
-        return kind, named_numbers(rest)
+        return kind, *(*named_numbers(rest), 0.0, 0.0)[:3], -1, -1.0
     if kind == "wrong":
-        return kind, int(rest) if rest else None
+        return kind, "", 0.0, 0.0, int(rest or -1), -1.0
     factor, _, read = row.rpartition("*") if "*" in row or row[0].isdigit() else (row, "", "")
     name, _, gamma = (factor or "count").partition("^")
     number, _, power = read.partition("^")
-    of_map = (int(number), float(power) if power else None) if read else (None, None)
-    return "region", (name, float(gamma or 1)), *of_map
+    return "region", name, float(gamma or 1), 0.0, int(number or -1), float(power or -1)
+
+
+def _marked(constants: Iterable[Any]) -> tuple[Any, ...]:
+    """Marked as constants in a tuple: Triton before 3.7 takes no others, its interpreter no marks."""
+    return tuple(constants) if INTERPRETED else tuple(map(tl.constexpr, constants))

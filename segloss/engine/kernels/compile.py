@@ -6,7 +6,7 @@ from typing import Any
 
 import triton
 
-__all__ = ["compiled"]
+__all__ = ["INTERPRETED", "compiled"]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -22,3 +22,12 @@ def compiled(function: Callable[..., Any]) -> Any:
         What another kernel calls, and ``[grid]`` launches.
     """
     return triton.jit(inspect.unwrap(function))
+
+
+@compiled
+def _nothing() -> None:
+    pass
+
+
+INTERPRETED = not isinstance(_nothing, triton.JITFunction)
+"""Whether Triton's interpreter runs the kernels, on the CPU."""

@@ -25,7 +25,7 @@ def row_sums(*arguments: Any) -> Tensor:
     batch = Batch(*arguments)
     b, c, n = batch.logits.shape
     constants = batch.constants
-    rows, tiles = len(constants["ROWS"]), triton.cdiv(n, constants["VOXELS"])
+    rows, tiles = len(constants["KINDS"]), triton.cdiv(n, constants["VOXELS"])
     tiles_each = triton.cdiv(tiles, max(1, _PROGRAMS // b))
     programs = triton.cdiv(tiles, tiles_each)
     sums = batch.logits.new_empty(b, programs, rows, c, dtype=batch.dtype)

@@ -22,24 +22,24 @@ _HEIGHT = tl.constexpr(math.exp(60.0))
 
 
 @compiled
-def value(m, PHI: tl.constexpr):
-    """φ(m), for a constant tuple of a name and the numbers after it."""
-    if PHI[0] == "cross entropy":
+def value(m, NAME: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
+    """φ(m), for a name and the numbers after it."""
+    if NAME == "cross entropy":
         return m
-    elif PHI[0] == "focal":
-        return power(-expm1(-m), PHI[1]) * m
-    elif PHI[0] == "poly-1":
+    elif NAME == "focal":
+        return power(-expm1(-m), A) * m
+    elif NAME == "poly-1":
         wrong = -expm1(-m)
-        return power(wrong, PHI[1]) * (m + PHI[2] * wrong)
-    elif PHI[0] == "shifted focal":
-        wrong = tl.maximum(-expm1(-m) - PHI[2], 0)
-        return power(wrong, PHI[1]) * _shifted(m, wrong, PHI[2])
-    elif PHI[0] == "symmetric":
-        return PHI[1] * m - PHI[2] * expm1(-m)
+        return power(wrong, A) * (m + B * wrong)
+    elif NAME == "shifted focal":
+        wrong = tl.maximum(-expm1(-m) - B, 0)
+        return power(wrong, A) * _shifted(m, wrong, B)
+    elif NAME == "symmetric":
+        return A * m - B * expm1(-m)
     else:
-        tl.static_assert(PHI[0] == "comp-sum")
-        rate: tl.constexpr = 1 - PHI[1]
-        m = tl.minimum(m, PHI[2])
+        tl.static_assert(NAME == "comp-sum")
+        rate: tl.constexpr = 1 - A
+        m = tl.minimum(m, B)
         if rate == 0:
             return m
         else:
@@ -48,25 +48,25 @@ def value(m, PHI: tl.constexpr):
 
 
 @compiled
-def slope(m, PHI: tl.constexpr):
+def slope(m, NAME: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
     """dφ/dm."""
-    if PHI[0] == "cross entropy":
+    if NAME == "cross entropy":
         return tl.zeros_like(m) + 1
-    elif PHI[0] == "focal":
-        return _focal_slope(-expm1(-m), m, PHI[1], 0)
-    elif PHI[0] == "poly-1":
-        return _focal_slope(-expm1(-m), m, PHI[1], PHI[2] * (PHI[1] + 1))
-    elif PHI[0] == "shifted focal":
-        right, wrong = tl.exp(-m), tl.maximum(-expm1(-m) - PHI[2], 0)
-        per_wrong = _shifted(m, wrong, PHI[2]) / tl.where(wrong == 0, 1, wrong)
-        steepness = PHI[1] * per_wrong + 1 / (right + PHI[2])
-        return tl.where(wrong == 0, 0, right * power(wrong, PHI[1]) * steepness)
-    elif PHI[0] == "symmetric":
-        return PHI[1] + PHI[2] * tl.exp(-m)
+    elif NAME == "focal":
+        return _focal_slope(-expm1(-m), m, A, 0)
+    elif NAME == "poly-1":
+        return _focal_slope(-expm1(-m), m, A, B * (A + 1))
+    elif NAME == "shifted focal":
+        right, wrong = tl.exp(-m), tl.maximum(-expm1(-m) - B, 0)
+        per_wrong = _shifted(m, wrong, B) / tl.where(wrong == 0, 1, wrong)
+        steepness = A * per_wrong + 1 / (right + B)
+        return tl.where(wrong == 0, 0, right * power(wrong, A) * steepness)
+    elif NAME == "symmetric":
+        return A + B * tl.exp(-m)
     else:
-        tl.static_assert(PHI[0] == "comp-sum")
-        rate: tl.constexpr = 1 - PHI[1]
-        return tl.where(m >= PHI[2], 0, tl.exp(tl.minimum(rate * m, _STEEPEST)))
+        tl.static_assert(NAME == "comp-sum")
+        rate: tl.constexpr = 1 - A
+        return tl.where(m >= B, 0, tl.exp(tl.minimum(rate * m, _STEEPEST)))
 
 
 @compiled

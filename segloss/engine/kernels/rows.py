@@ -5,7 +5,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from segloss.activation import Affine, Sigmoid, Softmax
@@ -13,17 +12,14 @@ from segloss.encoding import Encoded
 from segloss.engine.block import check_labels
 from segloss.engine.kernels import phi
 from segloss.engine.kernels.batch import WIDEST, named_numbers
+from segloss.engine.kernels.compile import INTERPRETED
 from segloss.engine.kernels.dense import PHIS
 from segloss.engine.kernels.operators import row_sums
-from segloss.engine.kernels.tile import sum_rows
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.sums import Request, Sums, map_of
 from segloss.engine.voxel import VoxelSum
 
 __all__ = ["INTERPRETED", "sums", "supports"]
-
-INTERPRETED = not isinstance(sum_rows, triton.JITFunction)
-"""Whether Triton's interpreter runs the kernels, on the CPU."""
 
 _OF_PREDICTIONS = frozenset({"count", "pred", "pred_squared"})
 _OF_TARGETS = frozenset({"true", "overlap", "true_squared", "alarm", "miss", "rejected"}).union(

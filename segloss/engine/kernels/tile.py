@@ -20,12 +20,15 @@ __all__ = ["sum_rows", "write_gradient"]
 @compiled
 def sum_rows(
     logits, target, weight, affine, maps, out, strides, n, tiles,
-    ROWS: tl.constexpr, HEIGHT: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr,
-    VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr,
-    SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
+    KINDS: tl.constexpr, NAMES: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    MAPS: tl.constexpr, POWERS: tl.constexpr, HEIGHT: tl.constexpr, C: tl.constexpr,
+    CHANNELS: tl.constexpr, VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr,
+    IGNORE: tl.constexpr, SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Add up the rows over ``tiles`` tiles: ``out`` is ``(b, programs, rows, c)``.
 
+    Of each row: ``KINDS``, ``NAMES`` and their two numbers, ``FIRST`` and ``SECOND``, which of the
+    ``MAPS`` to multiply by and to which of the ``POWERS``; below 0 for none.
     ``HEIGHT`` and ``CHANNELS`` are the next powers of two from the number of rows and of channels.
     ``LABELS``: the target has no channels. ``SHARED``: nor has the weight. ``MAPPED``: how many
     channels each map has, 0 for labels. ``strides`` are those of the logits, the target, the weight
@@ -42,34 +45,35 @@ def sum_rows(
         )
         f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
         p, yes, no = _prediction(f, y, channel, C, SOFTMAX, LABELS)
-        for i in tl.static_range(len(ROWS)):
-            if ROWS[i][0] == "region":
-                q = w * _value(p, y, ROWS[i][1])
-                if ROWS[i][2] is not None:
-                    s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][2])[0]
-                    q *= _powered(s.to(DTYPE), ROWS[i][3])
-            elif ROWS[i][0] == "yes":
-                q = w * y * phi.value(yes, ROWS[i][1])
-            elif ROWS[i][0] == "no":
-                q = w * (1 - y) * phi.value(no, ROWS[i][1])
-            elif ROWS[i][1] is None:
+        for i in tl.static_range(len(KINDS)):
+            if KINDS[i] == "region":
+                q = w * _value(p, y, NAMES[i], FIRST[i])
+                if MAPS[i] >= 0:
+                    s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[0]
+                    q *= _powered(s.to(DTYPE), POWERS[i])
+            elif KINDS[i] == "yes":
+                q = w * y * phi.value(yes, NAMES[i], FIRST[i], SECOND[i])
+            elif KINDS[i] == "no":
+                q = w * (1 - y) * phi.value(no, NAMES[i], FIRST[i], SECOND[i])
+            elif MAPS[i] < 0:
                 q = wrong.to(DTYPE)
             else:
-                q = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][1])[1]
+                q = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[1]
                 q = q.to(DTYPE)
             q = tl.broadcast_to(q, (CHANNELS, VOXELS))
             sums += tl.where(height == i, tl.sum(q, 1)[None, :], 0)
     column = tl.arange(0, CHANNELS)[None, :]
-    row = ((sample * tl.num_programs(0) + program) * len(ROWS) + height) * C
-    tl.store(out + row + column, sums, mask=(height < len(ROWS)) & (column < C))
+    row = ((sample * tl.num_programs(0) + program) * len(KINDS) + height) * C
+    tl.store(out + row + column, sums, mask=(height < len(KINDS)) & (column < C))
 
 
 @compiled
 def write_gradient(
     logits, target, weight, affine, maps, scale, out, out_strides, strides, n,
-    ROWS: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr, VOXELS: tl.constexpr,
-    SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr, SHARED: tl.constexpr,
-    MAPPED: tl.constexpr, DTYPE: tl.constexpr,
+    KINDS: tl.constexpr, NAMES: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
+    MAPS: tl.constexpr, POWERS: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr,
+    VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr,
+    SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Derivative by the logits of the rows, each times its ``scale``, ``(b, rows, c)``."""
     sample = tl.program_id(1).to(tl.int64)
@@ -81,18 +85,18 @@ def write_gradient(
     f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
     p, yes, no = _prediction(f, y, channel, C, SOFTMAX, LABELS)
     by_pred, by_yes, by_no = tl.zeros_like(f), tl.zeros_like(f), tl.zeros_like(f)
-    for i in tl.static_range(len(ROWS)):
-        by_row = tl.load(scale + (sample * len(ROWS) + i) * C + channel, channel < C, 0)
-        if ROWS[i][0] == "region":
-            slope = by_row * _slope(p, y, ROWS[i][1])
-            if ROWS[i][2] is not None:
-                s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, ROWS[i][2])[0]
-                slope *= _powered(s.to(DTYPE), ROWS[i][3])
+    for i in tl.static_range(len(KINDS)):
+        by_row = tl.load(scale + (sample * len(KINDS) + i) * C + channel, channel < C, 0)
+        if KINDS[i] == "region":
+            slope = by_row * _slope(p, y, NAMES[i], FIRST[i])
+            if MAPS[i] >= 0:
+                s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[0]
+                slope *= _powered(s.to(DTYPE), POWERS[i])
             by_pred += slope
-        elif ROWS[i][0] == "yes":
-            by_yes += by_row * y * phi.slope(yes, ROWS[i][1])
-        elif ROWS[i][0] == "no":
-            by_no += by_row * (1 - y) * phi.slope(no, ROWS[i][1])
+        elif KINDS[i] == "yes":
+            by_yes += by_row * y * phi.slope(yes, NAMES[i], FIRST[i], SECOND[i])
+        elif KINDS[i] == "no":
+            by_no += by_row * (1 - y) * phi.slope(no, NAMES[i], FIRST[i], SECOND[i])
     if SOFTMAX:
         flow = w * by_pred * p
         back = tl.sum(w * by_yes - flow, 0)[None, :]
@@ -122,7 +126,7 @@ def _truth(
     given = tl.load(_places(target, strides[1], sample, first, voxel), inside, 0)
     if given.dtype.is_floating():
         given = given.to(DTYPE)
-    elif given.dtype.primitive_bitwidth < 32:  # which may not hold what it is compared with
+    elif given.dtype != tl.int64:  # bytes may not hold what they are compared with
         given = given.to(tl.int32)
     w = (voxel < n).to(DTYPE)
     if IGNORE is not None:
@@ -194,7 +198,7 @@ def _map(
         first = tl.zeros((1, 1), tl.int32)
         place = _places(maps[I], strides[3 + I], sample, first, voxel)
         labels = tl.load(place, voxel < n, 0)
-        if not labels.dtype.is_floating() and labels.dtype.primitive_bitwidth < 32:
+        if not labels.dtype.is_floating() and labels.dtype != tl.int64:
             labels = labels.to(tl.int32)
         classes, wrong = _one_hot(labels, channel, C)
         return classes & (channel > 0), wrong
@@ -208,61 +212,61 @@ def _map(
 @compiled
 def _powered(s, POWER: tl.constexpr):
     """A map, or a power of its size."""
-    return s if POWER is None else phi.power(tl.abs(s), POWER)
+    return s if POWER < 0 else phi.power(tl.abs(s), POWER)
 
 
 @compiled
-def _value(p, y, FACTOR: tl.constexpr):
+def _value(p, y, NAME: tl.constexpr, GAMMA: tl.constexpr):
     """The factor of a region sum that depends on p and y."""
-    if FACTOR[0] == "count":
+    if NAME == "count":
         return tl.zeros_like(p) + 1
-    elif FACTOR[0] == "pred":
+    elif NAME == "pred":
         return p
-    elif FACTOR[0] == "true":
+    elif NAME == "true":
         return y
-    elif FACTOR[0] == "overlap":
+    elif NAME == "overlap":
         return p * y
-    elif FACTOR[0] == "pred_squared":
+    elif NAME == "pred_squared":
         return p * p
-    elif FACTOR[0] == "true_squared":
+    elif NAME == "true_squared":
         return y * y
-    elif FACTOR[0] == "pred_squared_true":
+    elif NAME == "pred_squared_true":
         return p * p * y
-    elif FACTOR[0] == "pred_squared_rest":
+    elif NAME == "pred_squared_rest":
         return p * p * (1 - y)
-    elif FACTOR[0] == "alarm":
+    elif NAME == "alarm":
         return p * (1 - y)
-    elif FACTOR[0] == "miss":
+    elif NAME == "miss":
         return (1 - p) * y
-    elif FACTOR[0] == "rejected":
+    elif NAME == "rejected":
         return (1 - p) * (1 - y)
     else:
-        tl.static_assert(FACTOR[0] == "error")
-        return phi.power(tl.abs(p - y), FACTOR[1])
+        tl.static_assert(NAME == "error")
+        return phi.power(tl.abs(p - y), GAMMA)
 
 
 @compiled
-def _slope(p, y, FACTOR: tl.constexpr):
+def _slope(p, y, NAME: tl.constexpr, GAMMA: tl.constexpr):
     """Its derivative by p."""
-    if FACTOR[0] == "pred":
+    if NAME == "pred":
         return tl.zeros_like(p) + 1
-    elif FACTOR[0] == "overlap":
+    elif NAME == "overlap":
         return y
-    elif FACTOR[0] == "pred_squared":
+    elif NAME == "pred_squared":
         return 2 * p
-    elif FACTOR[0] == "pred_squared_true":
+    elif NAME == "pred_squared_true":
         return 2 * p * y
-    elif FACTOR[0] == "pred_squared_rest":
+    elif NAME == "pred_squared_rest":
         return 2 * p * (1 - y)
-    elif FACTOR[0] == "alarm":
+    elif NAME == "alarm":
         return 1 - y
-    elif FACTOR[0] == "miss":
+    elif NAME == "miss":
         return -y
-    elif FACTOR[0] == "rejected":
+    elif NAME == "rejected":
         return y - 1
-    elif FACTOR[0] == "error":
+    elif NAME == "error":
         error = p - y
         sign = tl.where(error > 0, 1, tl.where(error < 0, -1, 0))
-        return FACTOR[1] * phi.power(tl.abs(error), FACTOR[1] - 1) * sign
+        return GAMMA * phi.power(tl.abs(error), GAMMA - 1) * sign
     else:  # count, true, true_squared
         return tl.zeros_like(p)
