@@ -47,9 +47,13 @@ class _Balance(nn.Module, ABC):
     def _by_name(self, numbers: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.loss.losses, numbers.detach().unbind(), strict=True))
 
-    def _given(self, like: Tensor) -> Tensor:
-        """The compound's weights at the present epoch."""
-        return like.new_tensor(list(self.loss.weights.values()))
+    def _weighted(self, numbers: Tensor) -> Tensor:
+        """The numbers, one for each term, times the compound's weights.
+
+        As a tensor the weights would be copied to the GPU, and the copy waited for.
+        """
+        given = self.loss.weights.values()
+        return torch.stack([w * x for w, x in zip(given, numbers.unbind(), strict=True)])
 
 
 @final
@@ -107,13 +111,13 @@ class UncertaintyWeighting(_Balance):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        return self._by_name(self._given(self.log_variance) * (-self.log_variance).exp() / 2)
+        return self._by_name(self._weighted((-self.log_variance).exp() / 2))
 
     def forward(self, input: Logits, target: Target, **maps: Map) -> Reduced:
         """The sum; takes the maps that the compound's losses need."""
         values = torch.stack(list(self.loss.values(input, target, maps).values()))
         s = self.log_variance.to(values)
-        return (self._given(values) * ((-s).exp() * values + s) / 2).sum()
+        return self._weighted(((-s).exp() * values + s) / 2).sum()
 
 
 @final
@@ -220,6 +224,6 @@ class GradientNormBalance(_Balance):
         seen = mass > 0
         norm = total / mass.where(seen, 1)
         norm = norm.where(seen, norm.sum() / seen.sum().clamp(min=1)).where(seen.any(), 1)
-        given = self._given(norm)
-        inverse: Tensor = given * (norm.min() / norm)
-        return inverse * ratio(given.sum(), inverse.sum())
+        inverse = self._weighted(norm.min() / norm)
+        total = inverse.new_full((), sum(self.loss.weights.values()))
+        return inverse * ratio(total, inverse.sum())
