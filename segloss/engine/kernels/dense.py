@@ -28,7 +28,8 @@ def dense_rows(batch: Batch) -> Tensor:
         classes=numbered(batch.logits),
         affine=Affine(*batch.affine) if batch.affine else None,
     )
-    return torch.stack([_row(encoded, row) for row in batch.rows.split("; ")], 1)
+    with torch.autocast(batch.logits.device.type, enabled=False):
+        return torch.stack([_row(encoded, row) for row in batch.rows.split("; ")], 1)
 
 
 def _row(encoded: Encoded, row: str) -> Tensor:
