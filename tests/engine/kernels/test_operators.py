@@ -1,6 +1,6 @@
 """What PyTorch is told of the kernels: gradients, compilation, layouts; and what is left to it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from segloss import (
     SkeletonRecallLoss,
     backend,
 )
-from segloss.activation import Softmax
+from segloss.activation import Affine, Softmax
 from segloss.encoding import Encoded
 from segloss.engine.backend import Backend
 from segloss.engine.kernels import operators, rows
@@ -222,17 +222,15 @@ def test_a_batch_that_is_left_to_pytorch() -> None:
     assert not rows.supports(encoded_for(shape=(1, 257, 2, 2)), Request(("pred",)))
 
 
-@dataclass(frozen=True)
-class Later(Encoded):
-    """What an Encoded may be one day."""
-
-    blurred: bool = False
-
-
-def test_what_is_new_in_a_batch_is_left_to_pytorch() -> None:
-    """Unless it is not there: then all is as before."""
-    encoded = vars(encoded_for())
-    assert not rows.supports(Later(**encoded, blurred=True), REQUEST)
+def test_what_is_new_in_a_batch_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As affine logits would be if the kernels knew nothing of them; without, all is as before."""
+    plain = encoded_for()
+    column = torch.ones(3, 1, dtype=torch.float64)
+    affine = replace(plain, affine=Affine(column, column))
+    assert rows.supports(affine, REQUEST)
+    monkeypatch.setitem(rows._FURTHER_IN, Encoded, (("affine", None),))
+    assert rows.supports(plain, REQUEST)
+    assert not rows.supports(affine, REQUEST)
 
 
 def test_what_is_left_to_pytorch_is_computed_by_it() -> None:
