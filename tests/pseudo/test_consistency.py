@@ -130,11 +130,14 @@ def test_nothing_left_to_learn_is_zero() -> None:
         slope(ConsistencyLoss(), student, teacher, void=everything),
         slope(loss, student, teacher, uncertain),
         slope(loss, student, teacher, 0 * uncertain, void=everything),
-        slope(ConsistencyLoss(), student, student),
     ):
         assert value == 0
         assert not gradient.any()
     assert loss.kept == 0
+    # The same softmax, by other operations: on some processors the last digit differs.
+    value, gradient = slope(ConsistencyLoss(), student, student)
+    assert value < 1e-30
+    assert gradient.abs().max() < 1e-15
 
 
 @pytest.mark.parametrize("space", SPACES)
