@@ -17,6 +17,10 @@ if WRAPPED:
     int_is_float = "beartype.BeartypeConf(is_pep484_tower=True)"  # as type checkers have it
     jaxtyping.install_import_hook("segloss", f"beartype.beartype(conf={int_is_float})")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker has one core, and so have its processes
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Triton asks for this when it is imported: without a GPU, its interpreter runs the kernels.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
