@@ -66,8 +66,8 @@ class PairedBatches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         pairs = zip(_endless(self.labelled), _endless(self.unlabelled), strict=True)
-        for labelled, unlabelled in islice(pairs, len(self)):
-            yield {"labelled": labelled, "unlabelled": unlabelled}
+        for pair in islice(pairs, len(self)):
+            yield dict(zip(("labelled", "unlabelled"), pair, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
