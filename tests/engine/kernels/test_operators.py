@@ -66,10 +66,14 @@ def test_derivatives_of_both_orders(encoding: Any) -> None:
         value: Tensor = terms(logits, asked.target, skeleton=asked.maps["skeleton"])
         return value
 
-    with backend("triton"):
-        logits = asked.logits.requires_grad_()
-        assert torch.autograd.gradcheck(loss, logits, fast_mode=True)
-        assert torch.autograd.gradgradcheck(loss, logits, fast_mode=True)
+    logits, found = asked.logits.requires_grad_(), []
+    for engine in ENGINES:
+        with backend(engine):
+            (first,) = torch.autograd.grad(loss(logits), logits, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), logits)
+            (alone,) = torch.autograd.grad(loss(logits), logits)
+        found.append((alone, first.detach(), second))
+    assert_close(*found)
 
 
 def test_the_operator_is_what_pytorch_expects_of_one() -> None:
@@ -147,7 +151,7 @@ def test_labels_of_any_type(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU it ends the process, some time later")
-@pytest.mark.parametrize("wrong", [3, -1, 7.5, torch.nan])
+@pytest.mark.parametrize("wrong", [3, -1, 0.5, torch.nan])
 @pytest.mark.parametrize("name", ["target", "skeleton"])
 def test_a_wrong_label_is_the_same_error(name: str, wrong: float) -> None:
     made = make_batch(dtype=torch.float32)
