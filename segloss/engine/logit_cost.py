@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segloss.activation import Softmax
 from segloss.engine.block import Block
+from segloss.engine.constants import constant
 from segloss.shapes import Flat
 
 __all__ = ["CostSum", "LogitCost"]
@@ -81,7 +82,7 @@ class CostSum:
     def _memberships(self, block: Block) -> tuple[Tensor, Tensor | None]:
         """The weighted memberships w y, and α, which broadcasts with them."""
         alpha = self.class_weight
-        weight = None if alpha is None else block.logits.new_tensor(alpha)[:, None]
+        weight = None if alpha is None else constant(alpha, block.logits)[:, None]
         true = block.weighted(block.true)
         if not isinstance(block.activation, Softmax):
             true = torch.stack((true, block.weighted(1 - block.true)), 1)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segloss.activation import Activation, NodeActivation, Outcomes, Sigmoid, Softmax
 from segloss.engine.block import Block
+from segloss.engine.constants import constant
 from segloss.engine.logit_cost import CostSum
 
 __all__ = [
@@ -184,7 +185,7 @@ def _class_shares(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
     """The shares w α y, shaped like the cross entropies; None if it is 1 throughout."""
     alpha: Tensor | None = None
     if class_weight is not None:
-        alpha = block.logits.new_tensor(class_weight)
+        alpha = constant(class_weight, block.logits)
     shares: Tensor | None
     if block.labels is None:
         shares = block.true if alpha is None else block.true * alpha[:, None]
@@ -223,7 +224,7 @@ def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
     """The weights w α of every entry of a multi-label target."""
     ones = torch.ones_like(block.pred)
     if class_weight is not None:
-        ones *= block.logits.new_tensor(class_weight)[:, None]
+        ones *= constant(class_weight, block.logits)[:, None]
     return block.weighted(ones)
 
 

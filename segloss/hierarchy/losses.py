@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from segloss.arguments import not_negative, one_of
 from segloss.encoding import Encoding
+from segloss.engine.constants import constant
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, VoxelSum
@@ -275,7 +276,7 @@ class GeneralizedWassersteinDiceLoss(Loss):
             alpha = tally.new_tensor([node not in outside for node in encoding.named])
         counts = torch.ones_like(tally)
         if self.class_weight is not None:
-            counts = counts * tally.new_tensor(self.class_weight)[list(encoding.named)]
+            counts = counts * constant(self.class_weight, tally)[list(encoding.named)]
         right = 2 * (counts * alpha * (tally - wrong)).sum(1)
         every = counts * (wrong if self.weighting == "foreground" else alpha * wrong)
         score = 1 - ratio(right + self.smooth_nr, right + every.sum(1) + self.smooth_dr)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segloss.arguments import not_negative, one_of
+from segloss.engine.constants import constant
 from segloss.engine.groups import GROUPS, Group, pool
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, VoxelSum
@@ -164,7 +165,7 @@ class NullBCELoss(Loss):
         ((total, norm),) = voxels
         labelled = (regions["count"] != 0).to(total)
         if self.class_weight is not None:
-            labelled = labelled * labelled.new_tensor(self.class_weight)
+            labelled = labelled * constant(self.class_weight, labelled)
         classes = labelled.sum(1)
         shares = classes if self.classes == "mean" else torch.ones_like(classes)
         value, share = pool(torch.stack((classes * ratio(total, norm), shares)), self.over)

@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from segloss.activation import Affine
 from segloss.arguments import all_above_zero, not_negative
 from segloss.encoding import Encoded, Encoding, Multiclass, Multilabel
+from segloss.engine.constants import constant
 from segloss.engine.voxel import CrossEntropy
 from segloss.losses.base import VoxelLoss, VoxelOptions
 from segloss.shapes import Logits, Map, Target
@@ -56,7 +57,7 @@ class Adjusted(Encoding):
             )
 
         def column(numbers: tuple[float, ...]) -> Tensor:
-            return encoded.classes.new_tensor(numbers)[:, None]
+            return constant(numbers, encoded.classes)[:, None]
 
         margin = None if self.margin is None else column(self.margin)
         return replace(encoded, affine=Affine(column(self.slope), column(self.shift), margin))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segloss.arguments import not_negative, numbers, one_of
 from segloss.encoding import Encoded, Encoding, Multiclass, maker
 from segloss.engine import sums as engine
+from segloss.engine.constants import constant
 from segloss.engine.groups import GROUPS, Group, pool
 from segloss.engine.logit_cost import CostSum, LogitCost
 from segloss.engine.sums import Request
@@ -399,7 +400,7 @@ def class_mean(
     """Reduce ``(g, k)`` scores, classes by their weights scaled to mean 1, absent ones left out."""
     weight = torch.ones_like(score)
     if class_weight is not None:
-        weight = weight * weight.new_tensor(class_weight)
+        weight = weight * constant(class_weight, weight)
         weight = weight / weight.mean()
     if present is not None:
         weight = weight * present

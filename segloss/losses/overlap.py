@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from segloss.arguments import not_negative, one_of
 from segloss.encoding import Encoding, Multiclass
+from segloss.engine.constants import constant
 from segloss.engine.sums import Request
 from segloss.losses.base import RegionLoss, RegionOptions, ScoreLoss, Sums, ratio, reduced
 from segloss.shapes import GroupScores, Reduced, Scores
@@ -242,7 +243,7 @@ class GeneralizedLoss(RegionLoss):
             largest = weight.amax(1, keepdim=True)
             weight = torch.where(absent, largest.masked_fill(largest == 0, 1), weight)
         if self.class_weight is not None:
-            weight = weight * weight.new_tensor(self.class_weight)
+            weight = weight * constant(self.class_weight, weight)
         score = self.score(regions, weight)
         if self.empty == "penalise":
             wrong = ratio(regions["pred"], count).masked_fill(~absent, 0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from segloss.arguments import not_negative
+from segloss.engine.constants import constant
 from segloss.engine.sums import Request
 from segloss.losses.base import Sums, reduced
 from segloss.losses.overlap import generalized_dice, tversky
@@ -54,7 +55,7 @@ class RegionTerm(Term):
     def finished(self, value: Tensor, input: Tensor, target: Tensor) -> Reduced:
         if self.weight is not None and value.shape[1] > 1:  # as in MONAI: not a single class
             weight = self.by_class("weight", self.weight, input.shape[1])
-            value = value * value.new_tensor(weight)
+            value = value * constant(weight, value)
         if self.group == "batch":
             value = value[0]
         if self.as_image and self.reduction == "none":

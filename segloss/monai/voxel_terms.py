@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.engine.constants import constant
 from segloss.engine.sums import Request
 from segloss.engine.voxel import Phi, Relative, VoxelSum
 from segloss.losses.base import Sums, ratio, reduced
@@ -109,7 +110,7 @@ class Smoothing(Term):
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         true, ((total, _),) = regions["true"], voxels
-        norm = true if self.weight is None else true * true.new_tensor(self.weight)
+        norm = true if self.weight is None else true * constant(self.weight, true)
         return torch.stack((total, norm.sum(1)))
 
     def finished(self, value: Tensor, input: Tensor, target: Tensor) -> Reduced:
@@ -128,7 +129,7 @@ class EveryClass(Relative):
 
     def measure(self, m: Tensor, surprises: Tensor) -> Tensor:
         if self.weight is not None:
-            surprises = surprises * surprises.new_tensor(self.weight).view(-1, 1, 1, 1)
+            surprises = surprises * constant(self.weight, surprises).view(-1, 1, 1, 1)
         return surprises.mean(0)
 
 

@@ -1,7 +1,6 @@
 """Which rows the sums of a request are made of, and how they are put together again."""
 
 from dataclasses import MISSING, fields
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from segloss.activation import Affine, Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine.block import check_labels
+from segloss.engine.constants import constant
 from segloss.engine.kernels import phi
 from segloss.engine.kernels.batch import WIDEST, named_numbers
 from segloss.engine.kernels.compile import INTERPRETED
@@ -96,7 +96,7 @@ def sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     for term, own in zip(request.voxels, answers, strict=True):
         both = torch.stack((torch.stack([found[row] for row in own]).sum(0), found[norm]))
         if term.class_weight is not None:
-            both = both * _constant(term.class_weight, both)
+            both = both * constant(term.class_weight, both)
         voxels.append(both.sum(2)[None])
     return {name: found[row] for name, row in regions.items()}, torch.cat(voxels)
 
@@ -169,15 +169,3 @@ def _require_classes(right: Tensor, name: str, labels: Tensor, encoded: Encoded)
         if name == "target" and encoded.ignore is not None:
             labels = labels.masked_fill(labels == encoded.ignore, 0)
         check_labels(name, labels, c, f"the input has {c} channels")
-
-
-def _constant(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    # Copying numbers to a GPU makes the host wait for it, and cannot be captured in a graph.
-    return (
-        like.new_tensor(numbers) if torch.compiler.is_compiling() else _kept(numbers, like.device)
-    )
-
-
-@cache
-def _kept(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, device=device, dtype=torch.float64)

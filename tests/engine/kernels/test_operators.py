@@ -176,14 +176,6 @@ def test_a_target_changed_before_backward_is_an_error() -> None:
             loss.backward()
 
 
-def test_class_weights_are_copied_once() -> None:
-    asked = batch_for(Multiclass())
-    rows._kept.cache_clear()
-    for _ in range(3):
-        sums_and_gradient("triton", asked, REQUEST)
-    assert rows._kept.cache_info().misses == 1
-
-
 # What is left to PyTorch.
 
 
