@@ -135,20 +135,33 @@ def _sigmoid(logits, start, n, pred, odds, bits, power):
 
 
 @compiled(fastmath=_REORDERED)
-def _in_class(labels, c, row):
-    """1 where the label is c, 0 elsewhere."""
-    label = _i(c)
+def _narrow(labels, classes, short):
+    """The labels in 32 bits, of which a processor compares more at a time; how many are none."""
+    wrong = 0
     for v in range(len(labels)):
-        row[v] = _ONE if labels[v] == label else _ZERO
+        short[v] = _i(labels[v])
+        wrong += (labels[v] < 0) | (labels[v] >= classes)
+    return wrong
 
 
 @compiled(fastmath=_REORDERED)
-def _fill(labels, true, weight, at, n, y, w):
-    """The tile's memberships and weights."""
+def _in_class(short, c, n, row):
+    """1 where the label is c, 0 elsewhere."""
+    label = _i(c)
+    for v in range(n):
+        row[v] = _ONE if short[v] == label else _ZERO
+
+
+@compiled(fastmath=_REORDERED)
+def _fill(labels, true, weight, at, n, short, y, w):
+    """The tile's memberships and weights; how many labels are none."""
+    wrong = 0
+    if len(labels):
+        wrong = _narrow(labels[at : at + n], len(y), short)
     for c in range(len(y)):
         row = y[c]
         if len(labels):
-            _in_class(labels[at : at + n], c, row)
+            _in_class(short, c, n, row)
         else:
             given = true[c, at : at + n]
             for v in range(n):
@@ -157,24 +170,26 @@ def _fill(labels, true, weight, at, n, y, w):
         row, given = w[c], weight[c, at : at + n]
         for v in range(n):
             row[v] = given[v]
+    return wrong
+
+
+@compiled(fastmath=_REORDERED)
+def _common_sums(p, y, w):
+    """The first four, which most losses ask for, in one loop."""
+    count, pred, true, overlap = _ZERO, _ZERO, _ZERO, _ZERO
+    for v in range(len(p)):
+        weighted = w[v] * p[v]
+        count += w[v]
+        pred += weighted
+        true += w[v] * y[v]
+        overlap += weighted * y[v]
+    return count, pred, true, overlap
 
 
 @compiled(fastmath=_REORDERED)
 def _sum(kind, p, y, w, m):
     a = _ZERO
-    if kind == _COUNT:
-        for v in range(len(p)):
-            a += w[v]
-    elif kind == _PRED:
-        for v in range(len(p)):
-            a += w[v] * p[v]
-    elif kind == _TRUE:
-        for v in range(len(p)):
-            a += w[v] * y[v]
-    elif kind == _OVERLAP:
-        for v in range(len(p)):
-            a += w[v] * p[v] * y[v]
-    elif kind == _PRED_SQUARED:
+    if kind == _PRED_SQUARED:
         for v in range(len(p)):
             a += w[v] * p[v] * p[v]
     elif kind == _TRUE_SQUARED:
@@ -207,13 +222,7 @@ def _sum(kind, p, y, w, m):
 @compiled(fastmath=_REORDERED)
 def _add_slope(kind, scale, p, y, m, slope):
     """Add the derivative of a sum by p, without the weight."""
-    if kind == _PRED:
-        for v in range(len(p)):
-            slope[v] += scale
-    elif kind == _OVERLAP:
-        for v in range(len(p)):
-            slope[v] += scale * y[v]
-    elif kind == _PRED_SQUARED:
+    if kind == _PRED_SQUARED:
         for v in range(len(p)):
             slope[v] += _TWO * scale * p[v]
     elif kind == _PRED_SQUARED_TRUE:
@@ -248,38 +257,50 @@ def add_up(
         first: See there.
         begin: The first voxel, counted from `first`.
         end: The one after the last.
-        labels: ``(n,)`` int32, or none where there are memberships.
+        labels: ``(n,)`` int64, or none where there are memberships.
         true: ``(c, n)`` memberships, or none.
         weight: ``(0, 1 or c, n)``.
-        label_maps: ``(·, n)`` int32.
+        label_maps: ``(·, n)`` int64.
         maps: ``(·, n)``, the rows of all maps one after the other.
         plan: A row for each region sum: its number, how many nodes it has, and for that of a map
             its first row, and whether that is one of `label_maps`.
         alpha: ``(t, c)`` class weights of each sum of cross entropies.
         out: float64: the region sums one after the other, and two numbers for each sum of cross
             entropies.
+
+    Returns:
+        How many labels are none of the classes.
     """
     c = len(logits)
     pred, other, y = np.empty((c, _TILE), _f), np.empty((c, _TILE), _f), np.empty((c, _TILE), _f)
     w, m = np.ones((max(1, len(weight)), _TILE), _f), np.empty(_TILE, _f)
     top, total, exponent = np.empty(_TILE, _f), np.empty(_TILE, _f), np.empty(_TILE, _f)
-    bits = np.empty(_TILE, _i)
+    common = np.empty((c, 4), _f)
+    bits, short = np.empty(_TILE, _i), np.empty(_TILE, _i)
     power = bits.view(_f)
+    wrong = 0
     for at in range(begin, end, _TILE):
         n = min(_TILE, end - at)
         if sigmoid:
             _sigmoid(logits, first + at, n, pred, other, bits, power)
         else:
             _softmax(logits, first + at, n, pred, other, top, total, bits, power)
-        _fill(labels, true, weight, at, n, y, w)
+        wrong += _fill(labels, true, weight, at, n, short, y, w)
+        for node in range(c):
+            common[node] = _common_sums(pred[node, :n], y[node], w[node % len(w)])
         column = 0
         for s in range(len(plan)):
             kind, k, row, of_labels = plan[s]
+            if of_labels:
+                wrong += _narrow(label_maps[row, at : at + n], c, short)
             for i in range(k):
                 node = c - k + i
+                if kind <= _OVERLAP:
+                    out[column + i] += common[node, kind]
+                    continue
                 values = m[:n]
                 if of_labels:
-                    _in_class(label_maps[row, at : at + n], node, m)
+                    _in_class(short, node, n, m)
                 elif kind >= _MAP:
                     values = maps[row + i, at : at + n]
                 out[column + i] += _sum(kind, pred[node, :n], y[node], w[node % len(w)], values)
@@ -307,6 +328,7 @@ def add_up(
                         norm += share
                 out[column + 2 * t] += scale * value
                 out[column + 2 * t + 1] += scale * norm
+    return wrong
 
 
 @compiled(fastmath=_REORDERED)
@@ -338,7 +360,14 @@ def write_gradient(
     pred, slope, y = np.empty((c, _TILE), _f), np.empty((c, _TILE), _f), np.empty((c, _TILE), _f)
     w, m = np.ones((max(1, len(weight)), _TILE), _f), np.empty(_TILE, _f)
     top, total = np.empty(_TILE, _f), np.empty(_TILE, _f)
-    bits = np.empty(_TILE, _i)
+    common = np.zeros((c, 2), _f)  # the slopes of Σ w p and Σ w p y
+    column = 0
+    for s in range(len(plan)):
+        kind, k = plan[s, 0], plan[s, 1]
+        if kind in (_PRED, _OVERLAP):
+            common[:, int(kind == _OVERLAP)] = scales[column : column + k]
+        column += k
+    bits, short = np.empty(_TILE, _i), np.empty(_TILE, _i)
     power = bits.view(_f)
     for at in range(begin, end, _TILE):
         n = min(_TILE, end - at)
@@ -346,16 +375,21 @@ def write_gradient(
             _sigmoid(logits, first + at, n, pred, slope, bits, power)
         else:
             _softmax(logits, first + at, n, pred, slope, top, total, bits, power)
-        _fill(labels, true, weight, at, n, y, w)
-        slope[:, :n] = _ZERO
+        _fill(labels, true, weight, at, n, short, y, w)
+        for node in range(c):
+            by_pred, belongs, shared, own = slope[node], y[node], common[node, 0], common[node, 1]
+            for v in range(n):
+                by_pred[v] = shared + own * belongs[v]
         column = 0
         for s in range(len(plan)):
             kind, k, row, of_labels = plan[s]
-            for i in range(k):
+            if of_labels:
+                _narrow(label_maps[row, at : at + n], c, short)
+            for i in range(k if kind > _OVERLAP else 0):
                 node = c - k + i
                 values = m[:n]
                 if of_labels:
-                    _in_class(label_maps[row, at : at + n], node, m)
+                    _in_class(short, node, n, m)
                 elif kind >= _MAP:
                     values = maps[row + i, at : at + n]
                 scale = scales[column + i]

@@ -98,13 +98,16 @@ class _Part:
         *,
         checked: bool = False,
     ) -> None:
-        block = Block(encoded, (slice(sample, sample + 1), voxels), checked=checked)
+        self.encoded, self.place = encoded, (slice(sample, sample + 1), voxels)
+        # The loops find integers out of range, but no fractions.
+        found_later = not encoded.target.is_floating_point()
+        block = Block(encoded, self.place, checked=checked or found_later)
         channels, self.size = block.logits.shape[1:]
         labels = true = weight = None
         if block.labels is None:
             true = block.true[0]
         else:
-            labels = block.labels[0].to(torch.int32)
+            labels = block.labels[0]
         if block.voxel_weight is not None:
             weight = block.voxel_weight[0]
         label_maps: list[Tensor] = []
@@ -115,11 +118,10 @@ class _Part:
                 continue
             values = encoded.maps[name][sample, ..., voxels]
             if values.ndim == 1:
-                if not checked:
-                    described = f"the input has {channels} channels"
-                    check_labels(f"{name} map", values, channels, described)
+                if values.is_floating_point() and not checked:
+                    self._check(name)
                 rows[name] = (channels - 1, len(label_maps), 1)
-                label_maps.append(values.to(torch.int32)[None])
+                label_maps.append(values.long()[None])
             else:
                 rows[name] = (len(values), sum(len(x) for x in maps), 0)
                 maps.append(values.to(torch.float32))
@@ -138,10 +140,10 @@ class _Part:
             voxels.indices(encoded.logits.shape[2])[0],
         )
         self.after = (
-            _array([] if labels is None else [labels], torch.int32, 1),
+            _array([] if labels is None else [labels], torch.int64, 1),
             _array([] if true is None else [true], torch.float32, 2),
             _array([] if weight is None else [weight], torch.float32, 2),
-            _array(label_maps, torch.int32, 2),
+            _array(label_maps, torch.int64, 2),
             _array(maps, torch.float32, 2),
             torch.tensor(plan, dtype=torch.int64).reshape(-1, 4).numpy(),
         )
@@ -153,12 +155,24 @@ class _Part:
 
         from segloss.engine.tile_loops import add_up  # here, as it loads numba
 
+        wrong = [0] * len(parts)
+
         def work(i: int, begin: int, end: int) -> None:
             given = (*self.before, begin, end, *self.after)
-            add_up(*given, self.alpha.numpy(), out[i].numpy())
+            wrong[i] = add_up(*given, self.alpha.numpy(), out[i].numpy())
 
         _share(work, parts)
+        if any(wrong):  # say which, and of what
+            _ = Block(self.encoded, self.place).labels
+            for name, values in self.encoded.maps.items():
+                if values.ndim == 2:
+                    self._check(name)
         return out.sum(0)
+
+    def _check(self, name: str) -> None:
+        channels = self.encoded.logits.shape[1]
+        values = self.encoded.maps[name][self.place]
+        check_labels(f"{name} map", values, channels, f"the input has {channels} channels")
 
     def write_gradient(self, slope: Tensor, grad: Tensor) -> None:
         """The derivative of the sums, each times its slope."""
@@ -177,7 +191,7 @@ class _Part:
 def _array(parts: list[Tensor], dtype: torch.dtype, axes: int) -> Any:
     if not parts:
         return torch.empty((0,) * axes, dtype=dtype).numpy()
-    return torch.cat(parts).contiguous().numpy()
+    return (parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)).numpy()
 
 
 def _map_of(name: str) -> str:
