@@ -153,7 +153,7 @@ def _in_class(short, c, n, row):
 
 
 @compiled(fastmath=_REORDERED)
-def _fill(labels, true, weight, at, n, short, y, w):
+def _fill(labels, true, true_from, weight, at, n, short, y, w):
     """The tile's memberships and weights; how many labels are none."""
     wrong = 0
     if len(labels):
@@ -163,7 +163,7 @@ def _fill(labels, true, weight, at, n, short, y, w):
         if len(labels):
             _in_class(short, c, n, row)
         else:
-            given = true[c, at : at + n]
+            given = true[c, true_from + at : true_from + at + n]
             for v in range(n):
                 row[v] = given[v]
     for c in range(len(weight)):
@@ -247,7 +247,21 @@ def _add_slope(kind, scale, p, y, m, slope):
 
 @compiled(fastmath=_REORDERED)
 def add_up(
-    logits, sigmoid, first, begin, end, labels, true, weight, label_maps, maps, plan, alpha, out
+    logits,
+    sigmoid,
+    first,
+    begin,
+    end,
+    labels,
+    true,
+    true_from,
+    weight,
+    label_maps,
+    maps,
+    maps_from,
+    plan,
+    alpha,
+    out,
 ):
     """Add the sums over some voxels to `out`.
 
@@ -258,10 +272,12 @@ def add_up(
         begin: The first voxel, counted from `first`.
         end: The one after the last.
         labels: ``(n,)`` int64, or none where there are memberships.
-        true: ``(c, n)`` memberships, or none.
+        true: ``(c, ·)`` memberships, or none.
+        true_from: Which of them is that of the first voxel.
         weight: ``(0, 1 or c, n)``.
         label_maps: ``(·, n)`` int64.
-        maps: ``(·, n)``, the rows of all maps one after the other.
+        maps: ``(·, ·)``, the rows of all maps one after the other.
+        maps_from: Which column is that of the first voxel.
         plan: A row for each region sum: its number, how many nodes it has, and for that of a map
             its first row, and whether that is one of `label_maps`.
         alpha: ``(t, c)`` class weights of each sum of cross entropies.
@@ -285,7 +301,7 @@ def add_up(
             _sigmoid(logits, first + at, n, pred, other, bits, power)
         else:
             _softmax(logits, first + at, n, pred, other, top, total, bits, power)
-        wrong += _fill(labels, true, weight, at, n, short, y, w)
+        wrong += _fill(labels, true, true_from, weight, at, n, short, y, w)
         for node in range(c):
             common[node] = _common_sums(pred[node, :n], y[node], w[node % len(w)])
         column = 0
@@ -302,7 +318,7 @@ def add_up(
                 if of_labels:
                     _in_class(short, node, n, m)
                 elif kind >= _MAP:
-                    values = maps[row + i, at : at + n]
+                    values = maps[row + i, maps_from + at : maps_from + at + n]
                 out[column + i] += _sum(kind, pred[node, :n], y[node], w[node % len(w)], values)
             column += k
         if len(alpha) and not sigmoid:
@@ -340,9 +356,11 @@ def write_gradient(
     end,
     labels,
     true,
+    true_from,
     weight,
     label_maps,
     maps,
+    maps_from,
     plan,
     alpha,
     scales,
@@ -375,7 +393,7 @@ def write_gradient(
             _sigmoid(logits, first + at, n, pred, slope, bits, power)
         else:
             _softmax(logits, first + at, n, pred, slope, top, total, bits, power)
-        _fill(labels, true, weight, at, n, short, y, w)
+        _fill(labels, true, true_from, weight, at, n, short, y, w)
         for node in range(c):
             by_pred, belongs, shared, own = slope[node], y[node], common[node, 0], common[node, 1]
             for v in range(n):
@@ -391,7 +409,7 @@ def write_gradient(
                 if of_labels:
                     _in_class(short, node, n, m)
                 elif kind >= _MAP:
-                    values = maps[row + i, at : at + n]
+                    values = maps[row + i, maps_from + at : maps_from + at + n]
                 scale = scales[column + i]
                 _add_slope(kind, scale, pred[node, :n], y[node], values, slope[node])
             column += k

@@ -103,28 +103,22 @@ class _Part:
         found_later = not encoded.target.is_floating_point()
         block = Block(encoded, self.place, checked=checked or found_later)
         channels, self.size = block.logits.shape[1:]
-        labels = true = weight = None
-        if block.labels is None:
-            true = block.true[0]
-        else:
-            labels = block.labels[0]
-        if block.voxel_weight is not None:
-            weight = block.voxel_weight[0]
+        labels, weight = block.labels, block.voxel_weight
         label_maps: list[Tensor] = []
         maps: list[Tensor] = []
         rows = {}
         for name in dict.fromkeys(map(_map_of, request.regions)):
             if name not in encoded.maps:
                 continue
-            values = encoded.maps[name][sample, ..., voxels]
+            values = encoded.maps[name][sample]
             if values.ndim == 1:
                 if values.is_floating_point() and not checked:
                     self._check(name)
                 rows[name] = (channels - 1, len(label_maps), 1)
-                label_maps.append(values.long()[None])
+                label_maps.append(values[voxels].long()[None])
             else:
                 rows[name] = (len(values), sum(len(x) for x in maps), 0)
-                maps.append(values.to(torch.float32))
+                maps.append(values)
         plan = [
             (SUMS.index(name), channels, 0, 0)
             if name in SUMS
@@ -139,12 +133,18 @@ class _Part:
             isinstance(encoded.activation, Sigmoid),
             voxels.indices(encoded.logits.shape[2])[0],
         )
+        if labels is not None:
+            true = _rows([], voxels)
+        elif encoded.ignore is None:
+            true = _rows([encoded.target[sample]], voxels)
+        else:
+            true = _rows([block.true[0]], slice(None))
         self.after = (
-            _array([] if labels is None else [labels], torch.int64, 1),
-            _array([] if true is None else [true], torch.float32, 2),
-            _array([] if weight is None else [weight], torch.float32, 2),
-            _array(label_maps, torch.int64, 2),
-            _array(maps, torch.float32, 2),
+            _joined([] if labels is None else [labels], torch.int64).reshape(-1).numpy(),
+            *true,
+            _joined([] if weight is None else [weight[0]], torch.float32).numpy(),
+            _joined(label_maps, torch.int64).numpy(),
+            *_rows(maps, voxels),
             torch.tensor(plan, dtype=torch.int64).reshape(-1, 4).numpy(),
         )
 
@@ -188,10 +188,19 @@ class _Part:
         _share(work, _parts(self.size))
 
 
-def _array(parts: list[Tensor], dtype: torch.dtype, axes: int) -> Any:
+def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Rows of several tensors as one; of one that is as it should be, itself."""
+    parts = [x.detach().to(dtype).contiguous() for x in parts]
     if not parts:
-        return torch.empty((0,) * axes, dtype=dtype).numpy()
-    return (parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)).numpy()
+        return torch.empty(0, 0, dtype=dtype)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rows(parts: list[Tensor], voxels: slice) -> tuple[Any, int]:
+    """The rows of whole samples, and where the voxels begin in them; copied if they must be."""
+    if len(parts) == 1 and parts[0].dtype == torch.float32 and parts[0].is_contiguous():
+        return parts[0].numpy(), voxels.start or 0
+    return _joined([x[:, voxels] for x in parts], torch.float32).numpy(), 0
 
 
 def _map_of(name: str) -> str:
