@@ -70,7 +70,7 @@ class ConnectedComponentDiceLoss(_InstanceLoss):
 
     The regions share the image out among the components, each voxel going to the nearest: a small
     lesion counts as much as a large one, and a false positive is charged to one of them. The cost
-    is about twice that of `segloss.DiceLoss`, however many components there are. As published
+    is a pass of its own over the voxels, however many components there are. As published
     it is used with cross entropy: ``ConnectedComponentDiceLoss() + CrossEntropyLoss()``. It can be
     differentiated once, and torch.compile leaves it as it is.
 
@@ -118,7 +118,7 @@ class BlobLoss(_InstanceLoss):
     with :math:`\Omega_r` the image without the other components. Every false positive is charged to
     all components. The probabilities of the others are left out; their logits are not touched. Add
     it to a loss of the whole image, such as ``DiceLoss() + CrossEntropyLoss() + BlobLoss()``. The
-    cost is about twice that of `segloss.DiceLoss`, however many components there are. It can
+    cost is a pass of its own over the voxels, however many components there are. It can
     be differentiated once, and torch.compile leaves it as it is.
 
     Takes the map ``instances=``, integers from 0, numbered within each sample, of
