@@ -12,8 +12,9 @@ from tests.engine.kernels import ahead_of_time
 from tests.test_packaging import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("nvidia" not in backends, reason="needs a Triton that compiles for CUDA")
-@pytest.mark.parametrize("capability", [pytest.param("80", marks=pytest.mark.slow), "90"])
+@pytest.mark.parametrize("capability", ["80", "90"])
 def test_every_kind_of_row_becomes_machine_code(capability: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     sizes = subprocess.check_output(
