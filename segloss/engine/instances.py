@@ -51,12 +51,22 @@ class InstanceSums(Measure):
         if weight is not None:
             weight = weight[:, -self.nodes :]
             pred, true = pred * weight, true * weight
-        values = block.logits.new_empty(len(pred), 3, *pred.shape[1:], dtype=_exact(pred))
-        values[:, 0], values[:, 2] = pred, true
-        torch.mul(block.pred[:, -self.nodes :], true, out=values[:, 1])
+        overlap = block.pred[:, -self.nodes :] * true
+        numbers = self._numbers(encoded, place)
+        if pred.device.type == "cpu":
+            return self._by_loops(numbers, pred, overlap, true)
+        values = torch.stack((pred, overlap, true), 1).to(_exact(pred))
         total = values.new_zeros(len(values), *self.shape)
-        numbers = self._numbers(encoded, place)[:, None].expand_as(values)
-        return total.scatter_add_(3, numbers, values)
+        return total.scatter_add_(3, numbers[:, None].expand_as(values), values)
+
+    def _by_loops(self, numbers: Tensor, *values: Tensor) -> Tensor:
+        from segloss.engine.tile_loops import add_up_by_number  # here, as it loads numba
+
+        total = torch.zeros(len(numbers), *self.shape, dtype=torch.float64)
+        for i, out in enumerate(total):
+            rows = [x[i].detach().contiguous().numpy() for x in (numbers, *values)]
+            add_up_by_number(*rows, out.numpy())
+        return total
 
     def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
         """What its instance says to each voxel."""
