@@ -28,7 +28,7 @@ class TargetMaps(nn.Module):
             default that of a MetaTensor's affine, or voxels.
 
     Raises:
-        TypeError: If a map is not a `TargetMap`.
+        TypeError: If a map has no name, or is not a `TargetMap`.
         ValueError: If there is none; when called, if labels are not ``(B, C, *S)``, or not what a
             transform takes.
 
@@ -44,6 +44,11 @@ class TargetMaps(nn.Module):
     def __init__(self, maps: Mapping[str, Transform]) -> None:
         super().__init__()
         self.maps: dict[str, TargetMap] = {}
+        if not isinstance(maps, Mapping):
+            raise TypeError(
+                f"maps must give each transform a name, as in {{'skeleton': TubedSkeleton()}}, "
+                f"got {maps!r}"
+            )
         if not maps:
             raise ValueError("maps is empty: expected a transform for each map, by name")
         for name, make in maps.items():

@@ -279,6 +279,9 @@ class TestTargetMaps:
             TargetMaps({})
         with pytest.raises(TypeError, match=r"maps\['skeleton'\] is <.*Flip.*: expected an array"):
             TargetMaps({"skeleton": Flip()})
+        # Run-time type checks, where they are on, say it before the package can.
+        with pytest.raises(TypeError, match=r"maps(?s:.*)TubedSkeleton"):
+            TargetMaps(TubedSkeleton())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"the label has shape \(1, 7, 8\): expected \(batch"):
             self.maps(torch.zeros(1, 7, 8))
 
