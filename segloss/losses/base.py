@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loss",
+    "MissingMap",
     "RegionLoss",
     "RegionOptions",
     "ScoreLoss",
@@ -43,6 +44,17 @@ Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["smooth", "skip", "penalise"]
 Sums = Mapping[str, PerGroup]
 """The sums a loss asked for by name, each ``(g, k)``, or with a histogram for each of the k."""
+
+
+class MissingMap(ValueError):
+    """The map of that name was not passed to a loss that reads it; and where it comes from."""
+
+    def __init__(self, name: str, made: str) -> None:
+        super().__init__(name, made)
+
+    def __str__(self) -> str:
+        name, made = self.args
+        return f"the {name} map is missing: pass {name}={made}"
 
 
 class RegionOptions(TypedDict, total=False):
@@ -382,8 +394,7 @@ def _check_maps(
     needed: frozenset[str], maps: Mapping[str, Tensor], makers: Mapping[str, str]
 ) -> None:
     for name in sorted(needed - maps.keys()):
-        made = makers.get(name, maker(name))
-        raise ValueError(f"the {name} map is missing: pass {name}={made}")
+        raise MissingMap(name, makers.get(name, maker(name)))
     for name in sorted(maps.keys() - needed - {"weight"}):
         known = ", ".join(sorted(needed | {"weight"}))
         raise ValueError(

@@ -8,6 +8,7 @@ from monai.engines import PrepareBatch
 from torch import Tensor, nn
 
 from segloss.batches import Keys, LabelWithMaps, labelled, map_keys
+from segloss.losses.base import MissingMap
 from segloss.shapes import Reduced
 from segloss.transforms.base import TargetMap
 from segloss.transforms.batch import TargetMaps
@@ -63,11 +64,12 @@ class WithMaps(nn.Module):
         Args:
             input: What the loss takes: ``(b, c, *space)``, or a list of them.
             target: Labels, or channels of regions, as the loss takes them; or a list of them.
+
+        Raises:
+            ValueError: If the loss reads a map that the target neither carries nor has made of it.
         """
-        value: Tensor
         if isinstance(input, Tensor) and isinstance(target, Tensor):
-            value = self.loss(input, target, **self._maps(target, input.ndim))
-            return value
+            return self._scored(input, target, self._maps(target, input.ndim))
         if isinstance(input, Tensor) or isinstance(target, Tensor):
             raise TypeError(
                 "input and target must be two tensors, or two lists with one for each scale, got "
@@ -76,7 +78,17 @@ class WithMaps(nn.Module):
             )
         scales = [self._maps(x, input[0].ndim) for x in target]
         maps = {name: [scale[name] for scale in scales] for name in scales[0]}
-        value = self.loss(list(input), list(target), **maps)
+        return self._scored(list(input), list(target), maps)
+
+    def _scored(self, input: Any, target: Any, maps: Mapping[str, Any]) -> Tensor:
+        try:
+            value: Tensor = self.loss(input, target, **maps)
+        except MissingMap as error:
+            name, made = error.args
+            raise ValueError(
+                f'the {name} map is missing: say WithMaps(loss, {{"{name}": ...}}) with a transform '
+                f'that makes it of the target, or have PrepareBatchMaps("{name}") bring {made}'
+            ) from error
         return value
 
     def _maps(self, target: Tensor, axes: int) -> dict[str, Tensor]:

@@ -213,8 +213,13 @@ def test_lists_of_scales_are_packed_as_lists() -> None:
 
 def test_what_is_wrong_is_named() -> None:
     logits, label = scores(1, 3, 16, 16), blobs(1, 1, 16, 16)
-    with pytest.raises(ValueError, match="the skeleton map is missing"):
-        WithMaps(SkeletonRecallLoss())(logits, label)
+    for loss, batch in (
+        (SkeletonRecallLoss(), (logits, label)),
+        (segloss.DeepSupervisionLoss(COMPOUND), ([logits], [label])),
+    ):
+        with pytest.raises(ValueError, match=r"is missing: say WithMaps\(loss, \{\"") as error:
+            WithMaps(loss)(*batch)
+        assert 'PrepareBatchMaps("' in str(error.value)
     with pytest.raises(ValueError, match="no term of the loss reads the map 'skeleton'"):
         WithMaps(DiceLoss(), {"skeleton": TubedSkeleton()})(logits, label)
     with pytest.raises(TypeError, match=r"two tensors, or two lists .* got list and Tensor"):
