@@ -133,7 +133,10 @@ class CompoundLoss(nn.Module):
         while name in self.losses:
             count += 1
             name = f"{stem}_{count}"
-        self.losses[name] = loss
+        try:
+            self.losses[name] = loss
+        except KeyError as error:  # a dot in it, or what an nn.ModuleDict calls its own
+            raise ValueError(f"a loss cannot be called {name!r}: {error.args[0]}") from error
         self._weights[name] = weight
 
 

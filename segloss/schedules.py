@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from segloss.arguments import not_negative
+
 if TYPE_CHECKING:
     from segloss.compose import CompoundLoss
     from segloss.losses.base import Loss
@@ -23,6 +25,9 @@ class Constant:
 
     value: float
 
+    def __post_init__(self) -> None:
+        not_negative("value", self.value)
+
     def __call__(self, epoch: int) -> float:
         return self.value
 
@@ -36,6 +41,8 @@ class Ramp(ABC):
     steps: int
 
     def __post_init__(self) -> None:
+        not_negative("start", self.start)
+        not_negative("end", self.end)
         _check_steps("steps", self.steps)
 
     def __call__(self, epoch: int) -> float:
@@ -87,6 +94,8 @@ class Step:
     every: int
 
     def __post_init__(self) -> None:
+        not_negative("start", self.start)
+        not_negative("factor", self.factor)
         _check_steps("every", self.every)
 
     def __call__(self, epoch: int) -> float:
@@ -136,5 +145,5 @@ class Rebalance:
 
 
 def _check_steps(name: str, steps: int) -> None:
-    if steps < 1:
+    if not_negative(name, steps) < 1:
         raise ValueError(f"{name} must be at least 1 epoch, got {steps}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from segloss.yaml_files import NoDuplicates
+
 __all__ = ["nested_of_yaml", "regions_of_nnunet"]
 
 
@@ -17,23 +19,12 @@ def nested_of_yaml(path: str | Path) -> dict[Any, Any]:
         ValueError: If it is not YAML, names a key twice, or holds anything but a mapping.
     """
     try:
-        nested = yaml.load(Path(path).read_text(encoding="utf-8"), _NoDuplicates)
+        nested = yaml.load(Path(path).read_text(encoding="utf-8"), NoDuplicates)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}") from error
     if isinstance(nested, dict):
         return nested
     raise ValueError(f"{path} holds {nested!r}: expected a mapping of names to children")
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """Refuses a name that stands twice in one mapping, of which PyYAML would keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} stands there twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
 
 
 def regions_of_nnunet(

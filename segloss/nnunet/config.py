@@ -16,28 +16,32 @@ mean follows from the dataset: ``background``, true or false, says whether the b
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from segloss.catalogue import CATALOGUE
-from segloss.compose import Weight
+from segloss.compose import CompoundLoss, Weight
 from segloss.config import made, read_term, read_weight
 from segloss.encoding import Multiclass
 from segloss.engine.groups import Group
 from segloss.losses.base import Loss, VoxelLoss
 from segloss.nnunet.labels import Labels
 from segloss.nnunet.maps import DistanceMap, SkeletonMap, TargetMap
+from segloss.yaml_files import NoDuplicates
 
 __all__ = ["CONFIG", "Recipe", "Term", "config_path", "read_recipe"]
 
 CONFIG = "SEGLOSS_NNUNET_CONFIG"
 """The environment variable that names the file."""
 
-_MAPS: dict[str, Callable[..., TargetMap]] = {"skeleton": SkeletonMap, "distance": DistanceMap}
+_MAPS: dict[str, type[SkeletonMap] | type[DistanceMap]] = {
+    "skeleton": SkeletonMap,
+    "distance": DistanceMap,
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def read_recipe(path: Path) -> Recipe:
         ValueError: If it cannot be read, or holds anything that is not understood.
     """
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.load(path.read_text(encoding="utf-8"), NoDuplicates)
         found = _known("the file", given, {"terms", "maps", "fused", "base_weight"})
         terms = _typed("terms", found.get("terms", {}), dict)
         fused = _typed("fused", found.get("fused", False), bool)
@@ -130,13 +134,18 @@ def _term(name: str, given: Any) -> Term:
         raise ValueError(f"{name}: loss {found.entry.name!r} is none of {', '.join(offered)}")
     term = Term(found.entry.loss, found.weight, background, found.options)
     regions = not issubclass(Multiclass, term.loss.takes)
-    made(name, term.build, Labels(1, regions), "sample")  # complains about its options
+    loss = made(name, term.build, Labels(1, regions), "sample")  # complains about its options
+    CompoundLoss({name: loss})  # and its name
     return term
 
 
 def _map(name: str, options: Any) -> TargetMap:
     label = f"maps: {name}"
-    made_map: TargetMap = made(label, _MAPS[name], **_typed(label, options, dict))
+    kind, given = _MAPS[name], _typed(label, options, dict)
+    for option in fields(kind):
+        if option.type is bool:
+            _typed(f"{label}: {option.name}", given.get(option.name, option.default), bool)
+    made_map: TargetMap = made(label, kind, **given)
     return made_map
 
 

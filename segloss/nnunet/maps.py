@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from segloss.nnunet.labels import Labels
+from segloss.transforms.arrays import positive, whole
 from segloss.transforms.channels import Channels, distance_channels, skeleton_channels
 
 __all__ = ["DistanceMap", "Sample", "SkeletonMap", "TargetMap"]
@@ -50,11 +51,18 @@ class SkeletonMap(TargetMap):
         radius: Of the tube, in voxels of its scale.
         per_class: Thin each class by itself rather than all as one; see
             `segloss.transforms.functional.tubed_skeleton`. Regions are thinned each in any case.
+
+    Raises:
+        TypeError: If the radius is not an integer.
+        ValueError: If it is negative.
     """
 
     radius: int = 2
     per_class: bool = False
     real = False
+
+    def __post_init__(self) -> None:
+        whole("radius", self.radius, least=0)
 
     def channels(self, labels: Labels) -> int:
         return labels.classes if labels.regions else 1
@@ -77,7 +85,8 @@ class DistanceMap(TargetMap):
         normalize: Divide by `clip`, or without one each map by its own largest absolute value.
 
     Raises:
-        ValueError: If the unit is none of the two.
+        TypeError: If `clip` is not a number.
+        ValueError: If it is not above 0, or the unit is none of the two.
     """
 
     unit: str = "mm"
@@ -88,6 +97,8 @@ class DistanceMap(TargetMap):
     def __post_init__(self) -> None:
         if self.unit not in ("mm", "voxel"):
             raise ValueError(f"unit must be 'mm' or 'voxel', got {self.unit!r}")
+        if self.clip is not None:
+            positive("clip", self.clip)
 
     def channels(self, labels: Labels) -> int:
         return labels.classes

@@ -101,6 +101,30 @@ def test_a_loss_of_regions_wants_a_dataset_of_regions(tmp_path: Path) -> None:
         ("{fused: true, maps: {bone: {}}}", "maps has a key 'bone', expected distance, skeleton"),
         ("{fused: true, maps: {skeleton: {width: 2}}}", "maps: skeleton: "),
         ("{fused: true, maps: {distance: {unit: cm}}}", "unit must be 'mm' or 'voxel', got 'cm'"),
+        ("{fused: true, maps: {skeleton: {radius: -1}}}", "skeleton: radius must be 0 or more"),
+        (
+            "{fused: true, maps: {skeleton: {radius: true}}}",
+            "radius must be an integer of 0 or more",
+        ),
+        (
+            "{fused: true, maps: {skeleton: {per_class: 'no'}}}",
+            "per_class is 'no', expected a bool",
+        ),
+        (
+            "{fused: true, maps: {distance: {clip: 0}}}",
+            "clip must be a finite number above 0, got 0",
+        ),
+        ("{fused: true, maps: {distance: {normalize: 1}}}", "normalize is 1, expected a bool"),
+        ("terms: {dice: 1, dice: 2}", "'dice' stands there twice"),
+        ("terms: {a.b: {loss: dice}}", "a loss cannot be called 'a.b'"),
+        ("terms: {keys: {loss: dice}}", "a loss cannot be called 'keys'"),
+        ("terms: {dice: {linear: [0, 1, 5]}}", "dice: option 'linear' is not known"),
+        (
+            "terms: {dice: {weight: {linear: [0, -1, 5]}}}",
+            "weight: end must be a number of at least",
+        ),
+        ("terms: {dice: {weight: {step: [1, -1, 5]}}}", "weight: factor must be a number of at le"),
+        ("terms: {dice: {weight: {constant: -1}}}", "weight: value must be a number of at least 0"),
         ("a: [", "while parsing"),
     ],
 )
@@ -109,6 +133,15 @@ def test_what_is_wrong_is_one_line(text: str, message: str, tmp_path: Path) -> N
         recipe_of(text, tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_may_repeat_itself_by_reference(tmp_path: Path) -> None:
+    text = "terms: {dice: &it {weight: 2, smooth_nr: 1}, jaccard: {<<: *it, weight: 3}}"
+    terms = recipe_of(text, tmp_path).terms
+    assert [(term.weight, term.options) for term in terms.values()] == [
+        (2, {"smooth_nr": 1}),
+        (3, {"smooth_nr": 1}),
+    ]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
