@@ -56,6 +56,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         cached.cache_clear()
 
 
+def pytest_runtest_setup() -> None:
+    """What a test draws at random does not depend on which tests ran before it."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wrapped = pytest.mark.skip(
         reason="checks hide the code from torch.compile: SEGLOSS_CHECK_TYPES=0"

@@ -31,7 +31,7 @@ from segloss import (
 )
 from segloss.compose import term_name
 from segloss.engine import sums as engine
-from tests.losses.checks import assert_as_defined, value_and_gradient
+from tests.losses.checks import assert_as_defined, kept_for_backward, value_and_gradient
 from tests.strategies import IGNORED, LOSSES, Batch, make_batch
 
 
@@ -123,20 +123,7 @@ def test_only_the_logits_are_kept_for_the_backward_pass() -> None:
     loss = four()
     batch = make_batch(shape=(2, 4, 20, 20, 20), dtype=torch.float32)
     logits, maps = batch.logits.requires_grad_(), batch.maps(loss, weight=True)
-    inputs = {x.untyped_storage().data_ptr() for x in (logits, batch.target, *maps.values())}
-    kept = 0
-
-    def keep(x: Tensor) -> Tensor:
-        nonlocal kept
-        if x.untyped_storage().data_ptr() not in inputs:
-            kept += x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        value = loss(logits, batch.target, **maps)
-    assert kept < logits.untyped_storage().nbytes() / 100
-    value.backward()
-    assert logits.grad is not None
+    assert kept_for_backward(loss, logits, batch.target, **maps) < logits.nbytes / 100
 
 
 def test_nothing_large_hangs_on_the_graph_behind_the_hooks() -> None:

@@ -35,7 +35,7 @@ from segloss.engine import sums as engine
 from segloss.engine.voxel import Phi
 from segloss.losses.asymmetric import ShiftedFocal
 from segloss.losses.polynomial import Poly1
-from tests.losses.checks import assert_as_defined, value_and_gradient
+from tests.losses.checks import assert_as_defined, kept_for_backward, value_and_gradient
 from tests.strategies import ENCODINGS, IGNORED, NARROW, WITH_PRIOR, Case, cases, make_batch
 from tests.test_contract import DYNAMO, PUBLIC
 
@@ -389,19 +389,7 @@ def test_a_compound_reads_the_logits_as_each_term_does(
 def test_adjusting_keeps_no_volume(loss_class: Any) -> None:
     logits = torch.zeros(1, 3, 24, 24, 24, requires_grad=True)
     labels = torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
-    inputs = {logits.untyped_storage().data_ptr(), labels.untyped_storage().data_ptr()}
-    kept = 0
-
-    def keep(x: Tensor) -> Tensor:
-        nonlocal kept
-        if x.untyped_storage().data_ptr() not in inputs:
-            kept += x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        value = loss_class(prior=PRIOR)(logits, labels)
-    assert kept < 1000
-    value.backward()
+    assert kept_for_backward(loss_class(prior=PRIOR), logits, labels) < 1000
 
 
 # Asymmetric
