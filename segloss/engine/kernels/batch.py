@@ -23,13 +23,16 @@ import triton.language as tl
 from torch import Tensor
 
 from segloss.engine.kernels.compile import INTERPRETED
+from segloss.engine.voxel import named_numbers
 
-__all__ = ["WIDEST", "Batch", "named_numbers", "strides"]
+__all__ = ["WIDEST", "Batch", "strides"]
 
 WIDEST = 256
 """The most channels that a tile can hold."""
 
-_TILE, _WARPS = 4096, 8  # numbers in a tile, and the warps whose registers hold it
+_WARPS, _LANES = 4, 128  # of a program: a lane for each thread
+_ROOM = 64  # for a tile's numbers, in the registers of a thread
+_MANY = 32  # channels; of more, several threads share a lane's
 _COLUMNS = ("KINDS", "NAMES", "FIRST", "SECOND", "MAPS", "POWERS")  # of the rows, for the kernels
 
 
@@ -82,7 +85,8 @@ class Batch(NamedTuple):
             **dict(zip(_COLUMNS, map(_marked, zip(*rows, strict=True)), strict=True)),
             "C": c,
             "CHANNELS": channels,
-            "VOXELS": _TILE // channels,
+            "LANES": _LANES if channels <= _MANY else _LANES * 16 // channels,
+            "VOXELS": max(1, min(self._voxels_at_once, _ROOM // channels)),
             "SOFTMAX": self.softmax,
             "LABELS": self.target.ndim == 2,
             "IGNORE": self.ignore,
@@ -93,25 +97,18 @@ class Batch(NamedTuple):
             "enable_fp_fusion": True,  # Triton's default, of which it warns that it will change
         }
 
+    @property
+    def _voxels_at_once(self) -> int:
+        """Those that 16 bytes hold, the most a thread can read, of whatever needs most for one."""
+        given = (self.logits, self.target, self.weight, *self.maps)
+        return 16 // max(x.element_size() for x in given if x is not None)
+
 
 def strides(x: Tensor | None) -> tuple[int, int, int]:
     """Over samples, channels and voxels; labels have no channels."""
     if x is None:
         return 0, 0, 0
     return x.stride(0), x.stride(1) if x.ndim == 3 else 0, x.stride(-1)
-
-
-def named_numbers(name: str) -> tuple[Any, ...]:
-    """The name of a φ without its numbers, and these.
-
-    Example:
-        >>> named_numbers("comp-sum 1.7 inf")
-        ('comp-sum', 1.7, inf)
-    """
-    words = name.split()
-    numbers = [word for word in words if word[0] in "-0123456789" or word == "inf"]
-    words = words[: len(words) - len(numbers)]
-    return (" ".join(words), *(int(x) if x.isdigit() else float(x) for x in numbers))
 
 
 @cache

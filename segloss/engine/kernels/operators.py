@@ -25,15 +25,13 @@ def row_sums(*arguments: Any) -> Tensor:
     batch = Batch(*arguments)
     b, c, n = batch.logits.shape
     constants = batch.constants
-    rows, tiles = len(constants["KINDS"]), triton.cdiv(n, constants["VOXELS"])
+    rows = len(constants["KINDS"])
+    tiles = triton.cdiv(n, constants["LANES"] * constants["VOXELS"])
     tiles_each = triton.cdiv(tiles, max(1, _PROGRAMS // b))
     programs = triton.cdiv(tiles, tiles_each)
     sums = batch.logits.new_empty(b, programs, rows, c, dtype=batch.dtype)
     with torch.cuda.device_of(batch.logits):
-        sum_rows[programs, b](
-            *batch.tensors, sums, batch.strides, n, tiles_each,
-            HEIGHT=triton.next_power_of_2(rows), **constants,
-        )  # fmt: skip
+        sum_rows[programs, b](*batch.tensors, sums, batch.strides, n, tiles_each, **constants)
     return sums.sum(1, dtype=torch.float64)
 
 
@@ -46,7 +44,7 @@ def _row_gradient(scale: Tensor, *arguments: Any) -> Tensor:
     b, _, n = batch.logits.shape
     constants, gradient = batch.constants, torch.empty_like(batch.logits)
     with torch.cuda.device_of(batch.logits):
-        write_gradient[triton.cdiv(n, constants["VOXELS"]), b](
+        write_gradient[triton.cdiv(n, constants["LANES"] * constants["VOXELS"]), b](
             *batch.tensors, scale.to(batch.dtype).contiguous(), gradient, strides(gradient),
             batch.strides, n, **constants,
         )  # fmt: skip

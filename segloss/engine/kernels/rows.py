@@ -11,13 +11,13 @@ from segloss.encoding import Encoded
 from segloss.engine.block import check_labels
 from segloss.engine.constants import constant
 from segloss.engine.kernels import phi
-from segloss.engine.kernels.batch import WIDEST, named_numbers
+from segloss.engine.kernels.batch import WIDEST
 from segloss.engine.kernels.compile import INTERPRETED
 from segloss.engine.kernels.dense import PHIS
 from segloss.engine.kernels.operators import row_sums
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.sums import Request, Sums, map_of
-from segloss.engine.voxel import VoxelSum
+from segloss.engine.voxel import VoxelSum, named_numbers
 
 __all__ = ["INTERPRETED", "sums", "supports"]
 

@@ -1,11 +1,13 @@
-"""Arithmetic on a tile: all channels of some voxels of a sample, ``[channels, voxels]``.
+"""Arithmetic on a tile: all channels of some voxels of a sample, ``[channels, lanes, voxels]``.
 
 A **row** is a sum Σ w q, for a q(p, y, …) of its own, over the voxels of each channel: `sum_rows` adds
 them up, `write_gradient` turns the derivative by them into that by the logits. Rows are constants to
 the compiler (`segloss.engine.kernels.rows`), so that a kernel holds what was asked for and no more.
 
-A tile holds every channel, so that the logits are read once; the more channels, the fewer voxels.
-Programs write into places of their own: nothing is added up in an order that could differ.
+A tile holds every channel, so that the logits are read once; the more channels, the fewer voxels. A
+thread of the GPU is a lane: it has all channels of a few voxels side by side, so that neither a softmax
+nor the adding up of a tile asks another thread. Programs write into places of their own: nothing is
+added up in an order that could differ.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, RET505
 
@@ -21,33 +23,35 @@ __all__ = ["sum_rows", "write_gradient"]
 def sum_rows(
     logits, target, weight, affine, maps, out, strides, n, tiles,
     KINDS: tl.constexpr, NAMES: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
-    MAPS: tl.constexpr, POWERS: tl.constexpr, HEIGHT: tl.constexpr, C: tl.constexpr,
-    CHANNELS: tl.constexpr, VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr,
+    MAPS: tl.constexpr, POWERS: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr,
+    LANES: tl.constexpr, VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr,
     IGNORE: tl.constexpr, SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Add up the rows over ``tiles`` tiles: ``out`` is ``(b, programs, rows, c)``.
 
     Of each row: ``KINDS``, ``NAMES`` and their two numbers, ``FIRST`` and ``SECOND``, which of the
     ``MAPS`` to multiply by and to which of the ``POWERS``; below 0 for none.
-    ``HEIGHT`` and ``CHANNELS`` are the next powers of two from the number of rows and of channels.
+    ``CHANNELS``: the next power of two from the number of channels, ``C``.
     ``LABELS``: the target has no channels. ``SHARED``: nor has the weight. ``MAPPED``: how many
     channels each map has, 0 for labels. ``strides`` are those of the logits, the target, the weight
     and the maps, over samples, channels and voxels.
     """
     program, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)[:, None]
-    height = tl.arange(0, HEIGHT)[:, None]
-    sums = tl.zeros((HEIGHT, CHANNELS), DTYPE)
+    channel = tl.arange(0, CHANNELS)[:, None, None]
+    sums = ()
+    for i in tl.static_range(len(KINDS)):
+        sums += (tl.zeros((1 if KINDS[i] == "wrong" else CHANNELS, LANES), DTYPE),)
     for tile in range(tiles):
-        voxel = (program * tiles + tile) * VOXELS + tl.arange(0, VOXELS)[None, :]
+        voxel = _voxels(program * tiles + tile, LANES, VOXELS)
         y, w, wrong = _truth(
             target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
         )
         f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
         p, yes, no = _prediction(f, y, channel, C, SOFTMAX, LABELS)
+        more = ()
         for i in tl.static_range(len(KINDS)):
             if KINDS[i] == "region":
-                q = w * _value(p, y, NAMES[i], FIRST[i])
+                q = _value(w, p, y, NAMES[i], FIRST[i])
                 if MAPS[i] >= 0:
                     s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[0]
                     q *= _powered(s.to(DTYPE), POWERS[i])
@@ -56,15 +60,16 @@ def sum_rows(
             elif KINDS[i] == "no":
                 q = w * (1 - y) * phi.value(no, NAMES[i], FIRST[i], SECOND[i])
             elif MAPS[i] < 0:
-                q = wrong.to(DTYPE)
+                q = _as_number(wrong, DTYPE)
             else:
                 q = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[1]
-                q = q.to(DTYPE)
-            q = tl.broadcast_to(q, (CHANNELS, VOXELS))
-            sums += tl.where(height == i, tl.sum(q, 1)[None, :], 0)
-    column = tl.arange(0, CHANNELS)[None, :]
-    row = ((sample * tl.num_programs(0) + program) * len(KINDS) + height) * C
-    tl.store(out + row + column, sums, mask=(height < len(KINDS)) & (column < C))
+                q = _as_number(q, DTYPE)
+            more += (sums[i] + tl.sum(q, 2),)
+        sums = more
+    channel = tl.arange(0, CHANNELS)
+    row = (sample * tl.num_programs(0) + program) * len(KINDS)
+    for i in tl.static_range(len(KINDS)):
+        tl.store(out + (row + i) * C + channel, tl.sum(sums[i], 1), mask=channel < C)
 
 
 @compiled
@@ -72,13 +77,13 @@ def write_gradient(
     logits, target, weight, affine, maps, scale, out, out_strides, strides, n,
     KINDS: tl.constexpr, NAMES: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr,
     MAPS: tl.constexpr, POWERS: tl.constexpr, C: tl.constexpr, CHANNELS: tl.constexpr,
-    VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr,
-    SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
+    LANES: tl.constexpr, VOXELS: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr,
+    IGNORE: tl.constexpr, SHARED: tl.constexpr, MAPPED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Derivative by the logits of the rows, each times its ``scale``, ``(b, rows, c)``."""
     sample = tl.program_id(1).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)[:, None]
-    voxel = tl.program_id(0).to(tl.int64) * VOXELS + tl.arange(0, VOXELS)[None, :]
+    channel = tl.arange(0, CHANNELS)[:, None, None]
+    voxel = _voxels(tl.program_id(0).to(tl.int64), LANES, VOXELS)
     y, w, _ = _truth(
         target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
     )
@@ -99,7 +104,7 @@ def write_gradient(
             by_no += by_row * (1 - y) * phi.slope(no, NAMES[i], FIRST[i], SECOND[i])
     if SOFTMAX:
         flow = w * by_pred * p
-        back = tl.sum(w * by_yes - flow, 0)[None, :]
+        back = tl.sum(w * by_yes - flow, 0)[None]
         flow += p * back - w * by_yes
     else:
         flow = w * (by_pred * p * (1 - p) + by_no * p - by_yes * (1 - p))
@@ -107,6 +112,13 @@ def write_gradient(
         flow *= tl.load(affine[0] + channel, channel < C, 0)
     place = _places(out, out_strides, sample, channel, voxel)
     tl.store(place, flow.to(out.dtype.element_ty), mask=(channel < C) & (voxel < n))
+
+
+@compiled
+def _voxels(tile, LANES: tl.constexpr, VOXELS: tl.constexpr):
+    """Which voxels a tile has, ``[1, lanes, voxels]``."""
+    lane, own = tl.arange(0, LANES)[None, :, None], tl.arange(0, VOXELS)[None, None, :]
+    return (tile * LANES + lane) * VOXELS + own
 
 
 @compiled
@@ -121,27 +133,33 @@ def _truth(
     DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Memberships y, weights w (0 beyond the volume), and where a label is no class."""
-    first = tl.zeros((1, 1), tl.int32) if LABELS else channel
+    first = tl.zeros((1, 1, 1), tl.int32) if LABELS else channel
     inside = (voxel < n) & (first < C)
     given = tl.load(_places(target, strides[1], sample, first, voxel), inside, 0)
     if given.dtype.is_floating():
         given = given.to(DTYPE)
     elif given.dtype != tl.int64:  # bytes may not hold what they are compared with
         given = given.to(tl.int32)
-    w = (voxel < n).to(DTYPE)
+    w = _as_number(voxel < n, DTYPE)
     if IGNORE is not None:
         w = tl.where(given == IGNORE, 0, w)
         given = tl.where(given == IGNORE, 0, given)
     if weight is not None:
-        first = tl.zeros((1, 1), tl.int32) if SHARED else channel
+        first = tl.zeros((1, 1, 1), tl.int32) if SHARED else channel
         place = _places(weight, strides[2], sample, first, voxel)
         w *= tl.load(place, (voxel < n) & (first < C), 0).to(DTYPE)
     if LABELS:
         classes, wrong = _one_hot(given, channel, C)
-        y = classes.to(DTYPE)
+        y = _as_number(classes, DTYPE)
     else:
         y, wrong = given.to(DTYPE), voxel < 0
     return y, w, wrong
+
+
+@compiled
+def _as_number(condition, DTYPE: tl.constexpr):
+    one = tl.full((1, 1, 1), 1, DTYPE)  # chosen: converted, it would take two instructions
+    return tl.where(condition, one, one * 0)
 
 
 @compiled
@@ -171,14 +189,14 @@ def _logits(
 def _prediction(f, y, channel, C: tl.constexpr, SOFTMAX: tl.constexpr, LABELS: tl.constexpr):
     """Probabilities, and the cross entropies of yes and no; of the label alone where there is one."""
     if SOFTMAX:
-        top = tl.max(f, 0)[None, :]
+        top = tl.max(f, 0)[None]
         odds = tl.exp(f - top)
-        total = tl.sum(odds, 0)[None, :]
+        total = tl.sum(odds, 0)[None]
         if LABELS:
-            below = top - tl.sum(tl.where(y == 1, f, 0), 0)[None, :]
+            below = top - tl.sum(tl.where(y == 1, f, 0), 0)[None]
         else:
             below = tl.where(channel < C, top - f, 0)
-        p, yes = odds / total, tl.log(total) + below
+        p, yes = odds * (1 / total), tl.log(total) + below
         no = yes
     else:
         odds = tl.exp(-tl.abs(f))
@@ -195,7 +213,7 @@ def _map(
 ):  # fmt: skip
     """A map, of classes from 1 on if it holds labels, and where a label is no class."""
     if MAPPED[I] == 0:
-        first = tl.zeros((1, 1), tl.int32)
+        first = tl.zeros((1, 1, 1), tl.int32)
         place = _places(maps[I], strides[3 + I], sample, first, voxel)
         labels = tl.load(place, voxel < n, 0)
         if not labels.dtype.is_floating() and labels.dtype != tl.int64:
@@ -216,33 +234,33 @@ def _powered(s, POWER: tl.constexpr):
 
 
 @compiled
-def _value(p, y, NAME: tl.constexpr, GAMMA: tl.constexpr):
-    """The factor of a region sum that depends on p and y."""
+def _value(w, p, y, NAME: tl.constexpr, GAMMA: tl.constexpr):
+    """What a region sum adds up, without its map; w first, so that w p is computed once for all."""
     if NAME == "count":
-        return tl.zeros_like(p) + 1
+        return w + tl.zeros_like(p)
     elif NAME == "pred":
-        return p
+        return w * p
     elif NAME == "true":
-        return y
+        return w * y
     elif NAME == "overlap":
-        return p * y
+        return w * p * y
     elif NAME == "pred_squared":
-        return p * p
+        return w * p * p
     elif NAME == "true_squared":
-        return y * y
+        return w * y * y
     elif NAME == "pred_squared_true":
-        return p * p * y
+        return w * p * p * y
     elif NAME == "pred_squared_rest":
-        return p * p * (1 - y)
+        return w * p * p * (1 - y)
     elif NAME == "alarm":
-        return p * (1 - y)
+        return w * p * (1 - y)
     elif NAME == "miss":
-        return (1 - p) * y
+        return w * y * (1 - p)
     elif NAME == "rejected":
-        return (1 - p) * (1 - y)
+        return w * (1 - p) * (1 - y)
     else:
         tl.static_assert(NAME == "error")
-        return phi.power(tl.abs(p - y), GAMMA)
+        return w * phi.power(tl.abs(p - y), GAMMA)
 
 
 @compiled

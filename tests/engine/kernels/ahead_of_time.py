@@ -90,7 +90,8 @@ def main(capability: int) -> None:
     for batch in batches():
         rows = operators.row_sums(*batch)
         operators._row_gradient(rows, *batch)
-    print(*(len(kernel.asm["cubin"]) for kernel in built))
+    for kernel in built:
+        print(kernel.name, len(kernel.asm["cubin"]), kernel.metadata.shared)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,14 @@ from tests.test_packaging import ROOT
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_every_kind_of_row_becomes_machine_code(capability: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    sizes = subprocess.check_output(
+    lines = subprocess.check_output(
         [sys.executable, "-m", "tests.engine.kernels.ahead_of_time", capability],
         cwd=ROOT,
         env=environment,
         text=True,
-    ).split()
-    assert len(sizes) == 2 * len(ahead_of_time.batches())
+    ).splitlines()
+    kernels, sizes, shared = zip(*map(str.split, lines), strict=True)
+    assert kernels == ("sum_rows", "write_gradient") * len(ahead_of_time.batches())
     assert all(int(size) > 1000 for size in sizes)
+    # All channels of a voxel are in one thread: the gradient needs nothing of another.
+    assert shared[1] == shared[3] == "0"

@@ -8,7 +8,6 @@ import triton.language as tl
 from torch.testing import assert_close
 
 from segloss.engine.kernels import phi as kernels
-from segloss.engine.kernels.batch import named_numbers
 from segloss.engine.kernels.compile import compiled
 from segloss.engine.voxel import Phi
 from segloss.losses.asymmetric import ShiftedFocal

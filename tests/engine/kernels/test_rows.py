@@ -68,7 +68,7 @@ PHIS: tuple[Phi, ...] = (
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small batches have several tiles to a program, and several programs."""
-    monkeypatch.setattr(batch, "_TILE", 64)
+    monkeypatch.setattr(batch, "_LANES", 8)
     monkeypatch.setattr(operators, "_PROGRAMS", 4)
 
 
@@ -235,7 +235,7 @@ def test_single_and_half_precision_are_computed_in_single(
 def test_any_number_of_channels(encoding: Any, c: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if c == 1 and isinstance(encoding, Multiclass):
         pytest.skip("a softmax over one channel is refused")
-    monkeypatch.setattr(batch, "_TILE", 4096)
+    monkeypatch.setattr(batch, "_LANES", 128)
     asked = batch_for(encoding, shape=(1, c, 7, 3))
     request = Request(("pred", "overlap", "pred*distance"), (VoxelSum(CrossEntropy()),))
     found = sums_and_gradient("triton", asked, request)
