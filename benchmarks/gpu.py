@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from loss_step import Candidate, optional_peers
 from monai.losses import DiceCELoss
 from rich.progress import track
 from torch import Tensor
@@ -30,8 +31,6 @@ from torch.nn.functional import cross_entropy
 
 import segloss
 from segloss import BoundaryLoss, CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
-
-Candidate = Callable[[Tensor], Tensor]
 
 SHAPES = [(2, 4, 128, 128, 128), (2, 14, 128, 128, 128)]
 PRECISIONS = {
@@ -75,16 +74,7 @@ def candidates(shape: tuple[int, ...]) -> dict[str, Candidate]:
 
 def peers(labels: Tensor) -> dict[str, Candidate]:
     """Dice with cross entropy of libraries that may or may not be installed."""
-    found: dict[str, Candidate] = {}
-    try:
-        from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-        from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-    except ImportError:
-        print("nnU-Net is not installed: left out")
-    else:
-        options = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        nnunet = DC_and_CE_loss(options, {}, dice_class=MemoryEfficientSoftDiceLoss)
-        found["nnU-Net DC_and_CE_loss"] = lambda z: nnunet(z, labels)
+    found = optional_peers(labels)
     try:
         from exacta.losses import DiceCELoss as ExactaDiceCELoss
     except ImportError:

@@ -12,14 +12,8 @@ printed. Memory is the peak of what is allocated during the step, gradient inclu
 the logits.
 """
 
-import argparse
-import statistics
-
 import torch
-from loss_step import Candidate, peak_memory, step
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from loss_step import Candidate, compare
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -84,42 +78,5 @@ def candidates(shape: tuple[int, ...], device: str) -> tuple[Tensor, dict[str, C
     return logits, losses
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", type=int, nargs="+", default=[2, 5, 96, 96, 96])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--only", nargs="+", help="parts of names; the flat loss runs anyway")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-
-    logits, losses = candidates(tuple(options.shape), options.device)
-    if options.only:
-        named = {name for name in losses for part in options.only if part in name}
-        losses = {k: f for k, f in losses.items() if k in {FLAT, *named}}
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in track(range(options.repeats + 2), "steps"):
-        for name, loss in losses.items():
-            seconds[name].append(step(loss, logits))
-
-    reference = statistics.median(seconds[FLAT][2:])
-    size = logits.numel() * logits.element_size()
-    table = Table(
-        title=f"logits {tuple(logits.shape)} on {options.device}, torch {torch.__version__}"
-    )
-    for heading in ("loss", "median ms", "fastest ms", "× flat", "memory / logits"):
-        table.add_column(heading, justify="left" if heading == "loss" else "right")
-    for name, loss in losses.items():
-        times = seconds[name][2:]
-        median, memory = statistics.median(times), peak_memory(loss, logits) / size
-        table.add_row(
-            name,
-            f"{1e3 * median:.1f}",
-            f"{1e3 * min(times):.1f}",
-            f"{median / reference:.2f}",
-            f"{memory:.2f}",
-        )
-    Console(width=110).print(table)
-
-
 if __name__ == "__main__":
-    main()
+    compare(candidates, reference=FLAT, shape=[2, 5, 96, 96, 96], doc=__doc__)

@@ -9,8 +9,8 @@
 Run from the checkout, in an environment with nnU-Net. The data are phantoms of arteries and veins,
 larger than the patch as nnU-Net's cases are. Every trainer's loader draws the same batches (same
 cases, crops and augmentation, by the same seeds) in this process and on one thread, as a worker of
-nnU-Net does; they take turns, batch by batch, and what is compared is the sum over the batches of the time that the processor
-spends, which is that of the clock on a quiet machine.
+nnU-Net does; they take turns, batch by batch, and what is compared is the sum over the batches of
+the time that the processor spends, which is that of the clock on a quiet machine.
 """
 
 import argparse
