@@ -25,10 +25,10 @@ class backend:
     """Choose the engine that computes the losses, from now on or for a ``with`` block.
 
     With ``"auto"``, from the start, Triton's kernels compute what CUDA tensors ask for, if Triton is
-    installed and works there (the logger ``segloss`` says once whether it does), loops compiled by
-    numba what tensors in single precision on the CPU do, and PyTorch everything else. The numbers
-    are the same but for rounding. The choice holds for all threads, and for what
-    torch.compile makes of a loss after it.
+    installed and gives PyTorch's numbers for a first small batch there (the logger ``segloss`` says
+    once whether it does), loops compiled by numba what tensors in single precision on the CPU do,
+    and PyTorch everything else. The numbers are the same but for rounding. The choice holds for all
+    threads, and for what torch.compile makes of a loss after it.
 
     Args:
         name: ``"auto"``; ``"triton"``, to hear why if it does not work, which on the CPU takes
@@ -92,17 +92,23 @@ def _works(device: torch.device) -> bool:
 
 @cache
 def _tried(device: torch.device) -> bool:
-    """Whether a first small sum can be had: that takes a compiler, a driver, a GPU new enough."""
+    """Whether the kernels can be had, which takes a compiler, a driver, a GPU, and are right."""
     if not _installed():
         _log.info("Triton is not installed: PyTorch computes the losses on %s", device)
         return False
     try:
-        from segloss.engine.kernels.operators import row_sums
+        from segloss.engine.kernels.operators import agrees
 
-        x = torch.zeros(1, 2, 1, device=device)
-        row_sums(x, x, None, [], [], "pred", True, None)
+        right = agrees(device)
     except Exception as error:  # noqa: BLE001 - Triton, the C compiler, the driver: who knows
         _log.warning("Triton fails, so PyTorch computes the losses on %s: %s", device, error)
+        return False
+    if not right:
+        _log.warning(
+            "Triton's numbers are not PyTorch's, which computes the losses on %s: please report "
+            "this, with the versions of the two and the name of the GPU",
+            device,
+        )
         return False
     _log.info("Triton's kernels compute the losses on %s", device)
     return True

@@ -103,3 +103,28 @@ def test_whether_it_works_is_found_out_once_and_said(
     assert not engines._works(device)
     assert "not installed" in caplog.records[-1].message
     engines._tried.cache_clear()
+
+
+@pytest.mark.parametrize("wrong", ["sums", "gradient"])
+def test_wrong_numbers_are_found_out_too(
+    wrong: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segloss.engine.kernels import operators
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * (1.001 if wrong == "sums" else 1)
+
+        @staticmethod
+        def backward(_: Any, slope: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return slope * (1.001 if wrong == "gradient" else 1)
+
+    right = operators.row_sums
+    monkeypatch.setattr(operators, "row_sums", lambda *given: Scaled.apply(right(*given)))
+    engines._tried.cache_clear()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.inference_mode():  # whoever asks first
+        assert not engines._works(device)
+    assert "not PyTorch's" in caplog.records[-1].message
+    engines._tried.cache_clear()

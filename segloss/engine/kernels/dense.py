@@ -8,11 +8,11 @@ from segloss.encoding import Encoded, numbered
 from segloss.engine.block import Block
 from segloss.engine.kernels.batch import Batch
 from segloss.engine.sums import Request, dense_sums
-from segloss.engine.voxel import Phi, phi_of
+from segloss.engine.voxel import CrossEntropy, Phi, phi_of
 
 __all__ = ["PHIS", "dense_rows"]
 
-PHIS: dict[str, Phi] = {}
+PHIS: dict[str, Phi] = {"cross entropy": CrossEntropy()}
 """The functions φ that were asked for, by name: equal names are equal functions."""
 
 

@@ -10,7 +10,7 @@ from segloss.engine.kernels.batch import Batch, strides
 from segloss.engine.kernels.dense import dense_rows
 from segloss.engine.kernels.tile import sum_rows, write_gradient
 
-__all__ = ["row_sums"]
+__all__ = ["agrees", "row_sums"]
 
 _PROGRAMS = 2048  # that sum up: enough to fill any GPU, few enough that adding theirs is nothing
 _SCHEMA = (
@@ -84,3 +84,15 @@ def _backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
 
 
 row_sums.register_autograd(_backward, setup_context=_setup)
+
+
+def agrees(device: torch.device) -> bool:
+    """Whether kernels and PyTorch's operations give the same sums and gradient of a small batch."""
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = torch.linspace(-3, 3, 6006, device=device).view(2, 3, 1001).requires_grad_()
+        labels = (torch.arange(2002, device=device) % 3).view(2, 1001)
+        batch = Batch(logits, labels, None, [], [], "overlap; yes cross entropy", True, None)
+        found, expected = row_sums(*batch), dense_rows(batch)
+        gradients = [torch.autograd.grad(x.sum(), logits)[0] for x in (found, expected)]
+    same = found.allclose(expected.to(found.dtype), rtol=1e-4)
+    return same and gradients[0].allclose(gradients[1], rtol=1e-4, atol=1e-6)
