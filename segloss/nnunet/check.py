@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,11 @@ def problems() -> Iterator[str]:
     if python is None:
         yield f"nnUNetv2_train is not on PATH: activate the environment of nnU-Net, or {INSTALL}"
         python = sys.executable
-    found = _probed(python)
+    try:
+        found = _probed(python)
+    except RuntimeError as error:
+        yield str(error)
+        return
     yield from _wrong_installation(found, python)
     folders = [entry for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry.strip()]
     in_place = list(_wrong_folders(folders))
@@ -74,14 +79,21 @@ def problems() -> Iterator[str]:
 
 
 def _python_of_nnunet() -> str | None:
-    """The interpreter in the first line of nnU-Net's command."""
+    """The interpreter that nnU-Net's command names.
+
+    It does so in its first line, ``#!/env/bin/python``, or, where that path is long or has spaces,
+    in its second: ``'''exec' "/my env/bin/python" "$0" "$@"`` beneath ``#!/bin/sh``.
+    """
     command = shutil.which("nnUNetv2_train")
     if command is None:
         return None
     with Path(command).open("rb") as script:
-        first = script.readline().decode(errors="replace").strip()
-    python = first.removeprefix("#!").split(" ")[0]
-    return python if first.startswith("#!") and shutil.which(python) else sys.executable
+        lines = [script.readline().decode(errors="replace") for _ in range(2)]
+    if lines[0].startswith("#!"):
+        for word in shlex.split(lines[0][2:]) + shlex.split(lines[1], comments=True):
+            if Path(word).name.startswith("python") and shutil.which(word):
+                return word
+    return sys.executable
 
 
 def _probed(python: str) -> dict[str, Any]:
@@ -91,7 +103,9 @@ def _probed(python: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(outcome.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
-        raise RuntimeError(f"{python} does not run: {outcome.stderr.strip()}") from error
+        raise RuntimeError(
+            f"nnU-Net's Python, {python}, does not run: {' '.join(outcome.stderr.split())}"
+        ) from error
     return found
 
 

@@ -154,17 +154,27 @@ def test_check_asks_the_python_of_nnunets_command(
 ) -> None:
     """The usual accident: two environments, and segloss in the other one."""
     command = tmp_path / "nnUNetv2_train"
-    command.write_text(f"#!{sys.executable} -sP\n")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert check._python_of_nnunet() == sys.executable
+    command.touch(0o755)
+    spaced = tmp_path / "my env" / "python3"
+    spaced.parent.mkdir()
+    spaced.symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{spaced.parent}")
+    for first_lines, python in {
+        f"#!{sys.executable} -sP\n# it's nnU-Net\n": sys.executable,
+        f"#!/bin/sh\n'''exec' \"{spaced}\" \"$0\" \"$@\"\n": str(spaced),
+        f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n": sys.executable,
+        "#!/usr/bin/env python3\n": "python3",
+        "MZ\n": sys.executable,  # a program of Windows
+    }.items():
+        command.write_text(first_lines)
+        assert check._python_of_nnunet() == python
     found = check._probed(sys.executable)
     assert Path(found["copies"]["segloss"][0]) == Path(check.__file__).parents[1]
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    with pytest.raises(RuntimeError, match="does not run"):
-        check._probed(str(broken))
+    command.write_text(f"#!{broken}\n")
+    assert list(check.problems()) == [f"nnU-Net's Python, {broken}, does not run: "]
     command.unlink()
     assert check._python_of_nnunet() is None
     assert any(line.startswith("nnUNetv2_train is not on PATH") for line in check.problems())
