@@ -6,7 +6,6 @@ is nnU-Net's own unless its regions are nested.
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,10 @@ def export_model(folder: Path, target: Path | None = None, trainer: str = STOCK)
         FileExistsError: If the target is there already.
     """
     folder = folder.resolve()
-    if not sorted(_checkpoints(folder)):
+    checkpoints = {str(path) for path in folder.glob("fold_*/*.pth")}
+    if not checkpoints:
         raise ValueError(
-            f"{folder} holds no fold_*/checkpoint_*.pth: expected a model's folder in "
+            f"{folder} holds no fold_*/*.pth: expected a model's folder in "
             "nnUNet_results, such as Dataset001_X/nnUNetTrainerSkeletonRecall__nnUNetPlans__2d"
         )
     if target is None:
@@ -54,21 +54,22 @@ def export_model(folder: Path, target: Path | None = None, trainer: str = STOCK)
         raise FileExistsError(f"{target} is there already: say where the copy shall go")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+    def copy(source: str, goal: str) -> None:
+        if source in checkpoints:
+            _write_renamed(source, goal, trainer)
+        else:
+            shutil.copy2(source, goal)
+
     try:
-        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*.pth"))
-        for path in sorted(_checkpoints(folder)):
-            _write_renamed(path, partial / path.relative_to(folder), trainer)
+        shutil.copytree(folder, partial, copy_function=copy)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
-def _checkpoints(folder: Path) -> Iterator[Path]:
-    return folder.glob("fold_*/checkpoint_*.pth")
-
-
-def _write_renamed(source: Path, target: Path, trainer: str) -> None:
+def _write_renamed(source: str, goal: str, trainer: str) -> None:
     # As nnU-Net itself reads them: they hold NumPy numbers, which weights_only refuses.
     checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=False)
     if not isinstance(checkpoint, dict) or "trainer_name" not in checkpoint:
@@ -78,4 +79,4 @@ def _write_renamed(source: Path, target: Path, trainer: str) -> None:
             f"{source}: the network of {checkpoint['trainer_name']} ends in nested regions, which no "
             "nnU-Net without segloss has: predict where segloss is installed"
         )
-    torch.save({**checkpoint, "trainer_name": trainer}, target)
+    torch.save({**checkpoint, "trainer_name": trainer}, goal)

@@ -161,7 +161,7 @@ def test_check_asks_the_python_of_nnunets_command(
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{spaced.parent}")
     for first_lines, python in {
         f"#!{sys.executable} -sP\n# it's nnU-Net\n": sys.executable,
-        f"#!/bin/sh\n'''exec' \"{spaced}\" \"$0\" \"$@\"\n": str(spaced),
+        f'#!/bin/sh\n\'\'\'exec\' "{spaced}" "$0" "$@"\n': str(spaced),
         f"#!/bin/sh\n'''exec' {sys.executable} \"$0\" \"$@\"\n": sys.executable,
         "#!/usr/bin/env python3\n": "python3",
         "MZ\n": sys.executable,  # a program of Windows
@@ -184,16 +184,17 @@ def model(folder: Path, name: str = "nnUNetTrainerX__nnUNetPlans__2d") -> Path:
     """A trained model, as far as exporting looks into it."""
     for fold in ("fold_0", "fold_all"):
         (folder / name / fold).mkdir(parents=True)
-        for kind in ("best", "final"):
+        for kind in ("checkpoint_best", "checkpoint_final", "of_epoch_100"):
             torch.save(
                 {
                     "network_weights": {"w": torch.arange(3.0)},
                     "trainer_name": "nnUNetTrainerX",
                     "logging": {"loss": np.float64(0.5)},  # as nnU-Net has it
                 },
-                folder / name / fold / f"checkpoint_{kind}.pth",
+                folder / name / fold / f"{kind}.pth",
             )
     (folder / name / "plans.json").write_text("{}")
+    torch.save([0.5], folder / name / "notes.pth")  # no checkpoint, and copied as it is
     return folder / name
 
 
@@ -206,7 +207,8 @@ def test_export_writes_a_copy_under_a_stock_name(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in source.rglob("*.pth")} == before
     files = {path.relative_to(source) for path in source.rglob("*")}
     assert {path.relative_to(target) for path in target.rglob("*")} == files
-    for path in target.rglob("*.pth"):
+    assert (target / "notes.pth").read_bytes() == before[source / "notes.pth"]
+    for path in target.glob("fold_*/*.pth"):
         renamed = torch.load(path, weights_only=False)
         assert renamed["trainer_name"] == "nnUNetTrainer"
         assert torch.equal(renamed["network_weights"]["w"], torch.arange(3.0))
