@@ -6,9 +6,9 @@ Every override calls nnU-Net's own method. A mixin goes in front of any trainer:
         skeleton_weight = 0.5
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -291,7 +291,8 @@ class nnUNetTrainerSegLoss(SegLossMixin, nnUNetTrainer):
         """nnU-Net's, and the file is copied beside the checkpoints."""
         super().on_train_start()
         if self.local_rank == 0:
-            shutil.copyfile(config_path(), f"{self.output_folder}/segloss.yaml")
+            copy = Path(self.output_folder, "segloss.yaml")
+            copy.write_bytes(config_path().read_bytes())  # which it is, if a training goes on by it
 
     def _build_loss(self) -> TermsLoss:
         self._recipe = read_recipe(config_path())

@@ -1,6 +1,7 @@
 """The loss of a trainer: nnU-Net's own, the terms beside it, and both in one pass."""
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from segloss.nnunet.loss import TermsLoss
 from segloss.nnunet.trainers import (
     SegLossMixin,
     nnUNetTrainerBoundary,
+    nnUNetTrainerSegLoss,
     nnUNetTrainerSkeletonRecall,
     nnUNetTrainerSkeletonRecallBoundary,
 )
@@ -296,6 +298,21 @@ def test_the_boundary_rises_over_half_of_the_training() -> None:
         weights.epoch = epoch
         found.append(weights.weights["boundary"])
     assert found == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_a_training_may_go_on_by_the_copy_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda trainer: None)
+    path = tmp_path / "losses.yaml"
+    path.write_text("terms: {tversky: {alpha: 0.3}}")
+    monkeypatch.setenv("SEGLOSS_NNUNET_CONFIG", str(path))
+    trainer = initialised(nnUNetTrainerSegLoss)
+    trainer.on_train_start()
+    copy = Path(trainer.output_folder, "segloss.yaml")
+    monkeypatch.setenv("SEGLOSS_NNUNET_CONFIG", str(copy))
+    trainer.on_train_start()
+    assert copy.read_text() == path.read_text()
 
 
 def test_a_loss_needs_the_maps_of_a_step() -> None:
