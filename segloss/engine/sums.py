@@ -340,30 +340,30 @@ def _gradient(
     scales = {name: scale[:, :, None] for name, scale in regions.items()}
     slope = _slope_in_channels(block, request.regions, scales, out)
     vars(block).pop("maps", None)  # before the probabilities need the room
-    by_phi = [i for i, term in enumerate(request.voxels) if isinstance(term, VoxelSum)]
-    terms = tuple(term for term in request.voxels if isinstance(term, VoxelSum))
-    _regions_and_phis(block, slope, terms, voxels[by_phi], out)
-    for term, scale in zip(request.voxels, voxels, strict=True):
+    terms = list(zip(request.voxels, voxels, strict=True))
+    phis = [(term, scale) for term, scale in terms if isinstance(term, VoxelSum)]
+    _regions_and_phis(block, slope, phis, out)
+    for term, scale in terms:
         if isinstance(term, CostSum):
             out.addcmul_(term.slope(block), scale)
 
 
 def _regions_and_phis(
-    block: Block, slope: Tensor, terms: tuple[VoxelSum, ...], voxels: Tensor, out: Tensor
+    block: Block, slope: Tensor, phis: list[tuple[VoxelSum, Tensor]], out: Tensor
 ) -> None:
     """Derivative by the logits, from those by the probabilities and by the voxel sums."""
     if not isinstance(block.activation, Softmax):
         pred = block.pred
         flow = slope.mul_(pred)
         flow.addcmul_(flow, pred, value=-1)
-        if terms:
-            flow.add_(binary_pull(block, terms, voxels))
+        if phis:
+            flow.add_(binary_pull(block, phis))
         return
     pred = block.softmax[0]
     flow = torch.mul(slope, pred, out=out)
     back = flow.sum(1, keepdim=True).neg_()
-    if terms:
-        pull = class_pull(block, terms, voxels)
+    if phis:
+        pull = class_pull(block, phis)
         shared = pull if block.labels is not None else pull.sum(1, keepdim=True)
         flow.addcmul_(pred, back.add_(shared))
         if block.labels is None:

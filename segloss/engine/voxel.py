@@ -224,10 +224,10 @@ def outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor | 
     return telling if weight is None else weight * telling
 
 
-def class_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
-    """Derivative of the voxel sums by the cross entropies."""
-    pull = scales.new_zeros(1, 1, 1)
-    for term, scale in zip(terms, scales, strict=True):
+def class_pull(block: Block, terms: list[tuple[VoxelSum, Tensor]]) -> Tensor:
+    """Derivative by the cross entropies of the voxel sums, each times its scale ``(b, 1, 1)``."""
+    pull = block.logits.new_zeros(1, 1, 1)
+    for term, scale in terms:
         if term.phi != CrossEntropy():  # whose slope is 1 everywhere
             scale = term.phi.slope(block.cross_entropy) * scale
         shares = _class_shares(block, term.class_weight)
@@ -243,11 +243,11 @@ def _entry_weight(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
     return block.weighted(ones)
 
 
-def binary_pull(block: Block, terms: tuple[VoxelSum, ...], scales: Tensor) -> Tensor:
-    """Derivative of the voxel sums by the logits of a multi-label head."""
+def binary_pull(block: Block, terms: list[tuple[VoxelSum, Tensor]]) -> Tensor:
+    """The same by the logits of a multi-label head."""
     yes, no = (-log for log in block.answers)
     pull = torch.zeros_like(block.pred)
-    for term, scale in zip(terms, scales, strict=True):
+    for term, scale in terms:
         towards_no = (1 - block.true) * term.phi_of_no.slope(no) * block.pred
         towards_yes = block.true * term.phi.slope(yes) * (1 - block.pred)
         pull += _entry_weight(block, term.class_weight) * scale * (towards_no - towards_yes)

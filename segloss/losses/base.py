@@ -385,9 +385,8 @@ def _value(
         widths = [x.shape[1] for x in scored]
         pooled = pool(torch.cat(scored, 1)[None], loss.group)[0].split(widths, 1)
     names = [term.name for term in joint.voxels]
-    columns = [names.index(term.name) for term in own.voxels]
-    summed = pool(voxels[columns].transpose(1, 2), loss.group).transpose(1, 2)
-    return loss.reduce(dict(zip(named, pooled, strict=True)), list(summed))
+    summed = [pool(voxels[names.index(term.name)], loss.group) for term in own.voxels]
+    return loss.reduce(dict(zip(named, pooled, strict=True)), summed)
 
 
 def _check_maps(
