@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from segloss.encoding import Encoded
     from segloss.engine.sums import Request
 
-__all__ = ["Backend", "backend", "chosen", "takes"]
+__all__ = ["Backend", "backend", "chosen", "takes", "triton_runs"]
 
 Backend = Literal["auto", "triton", "torch"]
 
@@ -67,18 +67,26 @@ def chosen() -> Backend:
 
 def takes(encoded: "Encoded", request: "Request") -> bool:
     """Whether Triton's kernels are to compute a request."""
-    device = encoded.logits.device
-    if _chosen == "torch" or (_chosen == "auto" and not (device.type == "cuda" and _works(device))):
+    if not triton_runs(encoded.logits.device):
         return False
     from segloss.engine.kernels import rows
 
-    if device.type != "cuda" and not (device.type == "cpu" and rows.INTERPRETED):
+    return rows.supports(encoded, request)
+
+
+def triton_runs(device: torch.device) -> bool:
+    """Whether Triton's kernels are to compute what they can of tensors there."""
+    if _chosen == "torch" or (_chosen == "auto" and not (device.type == "cuda" and _works(device))):
+        return False
+    from segloss.engine.kernels.compile import INTERPRETED
+
+    if device.type != "cuda" and not (device.type == "cpu" and INTERPRETED):
         raise RuntimeError(
             f"backend('triton') was asked for, but the input is on {device}: move it to a CUDA "
             "device, use backend('auto'), or, for tests on the CPU, set TRITON_INTERPRET=1 in the "
             "environment before the program starts"
         )
-    return rows.supports(encoded, request)
+    return True
 
 
 def _installed() -> bool:

@@ -71,9 +71,9 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_on_the_cpu_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from segloss.engine.kernels import rows
+    from segloss.engine.kernels import compile as compiling
 
-    monkeypatch.setattr(rows, "INTERPRETED", False)
+    monkeypatch.setattr(compiling, "INTERPRETED", False)
     with backend("triton"), pytest.raises(RuntimeError, match=r"cpu.*TRITON_INTERPRET=1"):
         engine_of(monkeypatch)
 

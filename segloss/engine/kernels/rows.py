@@ -12,14 +12,13 @@ from segloss.engine.block import check_labels
 from segloss.engine.constants import constant
 from segloss.engine.kernels import phi
 from segloss.engine.kernels.batch import WIDEST
-from segloss.engine.kernels.compile import INTERPRETED
 from segloss.engine.kernels.dense import PHIS
 from segloss.engine.kernels.operators import row_sums
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.sums import Request, Sums, map_of
 from segloss.engine.voxel import VoxelSum, named_numbers
 
-__all__ = ["INTERPRETED", "sums", "supports"]
+__all__ = ["sums", "supports"]
 
 _OF_PREDICTIONS = frozenset({"count", "pred", "pred_squared"})
 _OF_TARGETS = frozenset({"true", "overlap", "true_squared", "alarm", "miss", "rejected"}).union(
