@@ -4,7 +4,8 @@ from typing import final
 
 from torch import Tensor
 
-from segloss.arguments import one_of
+from segloss.arguments import not_negative, one_of
+from segloss.encoding import expect_shape
 from segloss.monai.base import (
     Activation,
     SumOfTerms,
@@ -37,7 +38,8 @@ class DiceLoss(SumOfTerms):
         smooth_nr: Added to the numerator.
         smooth_dr: Added to the denominator.
         batch: Score the batch as one.
-        weight: A number for each scored class, or one for all; not normalised.
+        weight: A number for each scored class, or one for all; not normalised. As in MONAI it has
+            no effect where only one class is scored.
         soft_label: The target holds soft memberships, at which the loss is to be least.
         ignore_index: Label of the voxels that count for nothing.
 
@@ -73,8 +75,9 @@ class DiceLoss(SumOfTerms):
             background=include_background,
             squared=squared_pred,
             reduction=reduction_of(reduction),
-            smooth_nr=smooth_nr / 2,  # MONAI's fraction is that of Tversky, doubled
-            smooth_dr=smooth_dr / 2,
+            # MONAI's fraction is that of Tversky, doubled.
+            smooth_nr=not_negative("smooth_nr", smooth_nr) / 2,
+            smooth_dr=not_negative("smooth_dr", smooth_dr) / 2,
             group=group_of(batch),
             weight=class_weight(weight),
             soft=soft_label,
@@ -139,9 +142,9 @@ class MaskedDiceLoss(DiceLoss):
         """
         if mask is None:
             return self.scored(input, target)
-        if mask.shape[:1] == (1,):
-            mask = mask.expand(len(input), *mask.shape[1:])
-        return self.scored(input, target, weight=mask)
+        b, space = len(input), input.shape[2:]
+        expect_shape("mask", mask, *dict.fromkeys([(b, 1, *space), (1, 1, *space)]))
+        return self.scored(input, target, weight=mask.expand(b, 1, *space))
 
 
 @final

@@ -53,9 +53,10 @@ class RegionTerm(Term):
         self.as_image = as_image
 
     def finished(self, value: Tensor, input: Tensor, target: Tensor) -> Reduced:
-        if self.weight is not None and value.shape[1] > 1:  # as in MONAI: not a single class
+        if self.weight is not None:
             weight = self.by_class("weight", self.weight, input.shape[1])
-            value = value * constant(weight, value)
+            if len(weight) > 1:  # as in MONAI: not a single class
+                value = value * constant(weight, value)
         if self.group == "batch":
             value = value[0]
         if self.as_image and self.reduction == "none":

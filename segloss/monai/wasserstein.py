@@ -49,6 +49,11 @@ class GeneralizedWassersteinDiceLoss(nn.Module):
             raise ValueError(
                 f"dist_matrix has shape {tuple(distances.shape)}, expected (c, c) for c classes"
             )
+        if not (distances.min() >= 0 and 0 < distances.max() < torch.inf):
+            raise ValueError(
+                "dist_matrix must hold finite numbers of at least 0, and one above, got "
+                f"{distances.tolist()}"
+            )
         weightings = {"default": "foreground", "GDL": "volume"}
         self.loss = OfTree(
             Tree(LabelTree({f"class {i}": None for i in range(1, len(distances))})),

@@ -329,6 +329,7 @@ def test_a_loss_of_every_voxel_is_refused(loss_class: Any) -> None:
         (DiceLoss, {"sigmoid": True, "softmax": True}, "exclude each other"),
         (DiceLoss, {"reduction": "max"}, "reduction must be one of"),
         (DiceLoss, {"weight": [-1.0]}, "weight must be a number of at least 0"),
+        (DiceLoss, {"smooth_nr": -1.0}, "smooth_nr must be a number of at least 0, got -1.0"),
         (DiceCELoss, {"softmax": True, "reduction": "none"}, "reduction must be one of"),
         (DiceCELoss, {"softmax": True, "lambda_ce": -1.0}, "lambda_ce must be"),
         (DiceCELoss, {"sigmoid": True, "label_smoothing": 0.1}, "label_smoothing must be"),
@@ -336,6 +337,16 @@ def test_a_loss_of_every_voxel_is_refused(loss_class: Any) -> None:
         (FocalLoss, {"gamma": -1.0}, "gamma must be"),
         (GeneralizedDiceLoss, {"w_type": "cube"}, "w_type must be one of"),
         (GeneralizedWassersteinDiceLoss, {"dist_matrix": [[0, 1]]}, "expected \\(c, c\\)"),
+        (
+            GeneralizedWassersteinDiceLoss,
+            {"dist_matrix": [[0, 0], [0, 0]]},
+            "dist_matrix must hold",
+        ),
+        (
+            GeneralizedWassersteinDiceLoss,
+            {"dist_matrix": [[0, -1], [1, 0]]},
+            "dist_matrix must hol",
+        ),
         (DeepSupervisionLoss, {"loss": DiceLoss(), "weight_mode": "half"}, "weight_mode must be"),
         (HausdorffDTLoss, {"alpha": -1.0}, "alpha must be"),
         (SoftclDiceLoss, {"iter_": -1}, "iter_ must be an integer from 0"),
@@ -363,6 +374,25 @@ def test_the_number_of_weights_is_that_of_the_classes(loss: torch.nn.Module, mes
     batch = make_batch(SHAPES[0])
     with pytest.raises(ValueError, match=message):
         loss(batch.logits, batch.memberships)
+
+
+def test_weights_of_a_single_scored_class_have_no_effect_but_the_right_number() -> None:
+    logits, _, memberships = make_batch((2, 2, 7, 6))
+    one = {"softmax": True, "include_background": False}
+    assert_close(
+        DiceLoss(**one, weight=[3.0])(logits, memberships), DiceLoss(**one)(logits, memberships)
+    )
+    with pytest.raises(ValueError, match="weight has 2 numbers, expected 1"):
+        DiceLoss(**one, weight=[3.0, 1.0])(logits, memberships)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 6), (2, 3, 7, 6), (3, 1, 7, 6), (2, 1, 7, 5)])
+def test_a_mask_has_one_channel(shape: tuple[int, ...]) -> None:
+    batch = make_batch(SHAPES[0])
+    with pytest.raises(
+        ValueError, match=r"mask has shape .* expected \(2, 1, 7, 6\) or \(1, 1, 7, "
+    ):
+        MaskedDiceLoss(**SOFTMAX)(batch.logits, batch.labels, torch.ones(shape))
 
 
 def test_deep_supervision_does_not_replace_weights_that_are_too_few() -> None:
