@@ -7,16 +7,20 @@
     python benchmarks/gpu.py [--repeats 50] [--out benchmarks/results]
 
 For each shape and dtype all candidates run in this process, in turn, on the same logits, after two
-steps that compile; medians between CUDA events are given. The floor is the time in which the GPU
-copies what a Dice and cross entropy step cannot help moving: logits and labels twice, the gradient
-once. Memory is the peak of a step beyond what was there before, as a multiple of the logits; the
-gradient is 1. Peers that are not installed are left out, and named. The table is written to a file
-named after the GPU, with the versions and the date.
+steps that compile. Given are medians: of the time between CUDA events, with the GPU kept busy before
+until the CPU has said all that a step is to do, as it is while a network trains; and of the time that
+the CPU takes to say it, which is longer than the GPU was kept busy if a loss waits for the GPU. The
+floor is the time in which the GPU copies what a Dice and cross entropy step cannot help moving: logits
+and labels twice, the gradient once. Memory is the peak of a step beyond what was there before, as a
+multiple of the logits; the gradient is 1. Peers that are not installed are left out, and named. The
+tables are written, each when it is complete, to a file named after the GPU, with the versions and the
+date.
 """
 
 import argparse
 import datetime
 import statistics
+import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +43,7 @@ PRECISIONS = {
     "autocast to bfloat16": (torch.float32, torch.bfloat16),
 }
 OURS = "segloss Dice + CE"
+BUSY = 40_000_000  # cycles, about 20 ms: more than a CPU takes to say what a step is to do
 
 
 def candidates(shape: tuple[int, ...]) -> dict[str, Candidate]:
@@ -61,10 +66,10 @@ def candidates(shape: tuple[int, ...]) -> dict[str, Candidate]:
     return {
         "torch cross entropy": lambda z: cross_entropy(z, labels[:, 0]),
         "MONAI DiceCELoss": lambda z: monai(z, labels),
-        "MONAI DiceCELoss, compiled": torch.compile(lambda z: monai(z, labels)),
+        "MONAI DiceCELoss, compiled": torch.compile(lambda z: monai(z, labels), dynamic=False),
         **peers(labels),
         OURS: lambda z: two(z, labels),
-        "segloss Dice + CE, compiled": torch.compile(lambda z: two(z, labels)),
+        "segloss Dice + CE, compiled": torch.compile(lambda z: two(z, labels), dynamic=False),
         "segloss Dice + CE, PyTorch's operations": by_pytorch,
         "segloss Dice + CE + skeleton + boundary": lambda z: four(
             z, labels, skeleton=skeleton, distance=distance
@@ -85,14 +90,17 @@ def peers(labels: Tensor) -> dict[str, Candidate]:
     return found
 
 
-def milliseconds(action: Callable[[], object]) -> float:
-    """How long the GPU works on it."""
+def milliseconds(action: Callable[[], object]) -> tuple[float, float]:
+    """How long the GPU works on it, and how long the CPU takes to say so."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(BUSY)
     start.record()
+    before = time.perf_counter()
     action()
+    said = time.perf_counter() - before
     end.record()
     end.synchronize()
-    return float(start.elapsed_time(end))
+    return float(start.elapsed_time(end)), 1000 * said
 
 
 def step(loss: Candidate, logits: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
@@ -110,9 +118,9 @@ def step(loss: Candidate, logits: Tensor, autocast: torch.dtype | None) -> Calla
 
 def bandwidth() -> float:
     """Bytes in a millisecond that a copy reads and writes."""
-    source = torch.empty(1 << 28, device="cuda")
+    source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
-    times = [milliseconds(lambda: target.copy_(source)) for _ in range(20)]
+    times = [milliseconds(lambda: target.copy_(source))[0] for _ in range(20)]
     return 2 * source.numel() * source.element_size() / statistics.median(times[5:])
 
 
@@ -128,29 +136,32 @@ def peak_memory(run: Callable[[], None]) -> int:
 
 def table(shape: tuple[int, ...], precision: str, repeats: int, speed: float) -> list[str]:
     """The rows of a page, for logits of a shape and dtype."""
+    torch.compiler.reset()  # or what was compiled for another shape counts towards a limit
     dtype, autocast = PRECISIONS[precision]
     logits = torch.randn(shape, device="cuda").to(dtype)
     size, voxels = logits.numel() * logits.element_size(), logits.numel() // shape[1]
     floor = (3 * size + 2 * voxels * 8) / speed
     steps = {name: step(f, logits, autocast) for name, f in candidates(shape).items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in track(range(repeats + 2), f"{shape}, {precision}"):
         for name, run in steps.items():
             times[name].append(milliseconds(run))
-    medians = {name: statistics.median(x[2:]) for name, x in times.items()}
+    medians = {
+        name: [*map(statistics.median, zip(*x[2:], strict=True))] for name, x in times.items()
+    }
     lines = [
         f"## Logits {shape}, {precision}",
         "",
         f"{size / 1e6:.0f} MB; the floor is {floor:.3f} ms.",
         "",
-        "| loss | median ms | fastest ms | × floor | segloss is faster by | memory / logits |",
+        "| loss | GPU ms | × floor | segloss is faster by | CPU ms | memory / logits |",
         "|---|---|---|---|---|---|",
     ]
     for name, run in steps.items():
-        memory = peak_memory(run) / size
+        (taken, said), memory = medians[name], peak_memory(run) / size
         lines.append(
-            f"| {name} | {medians[name]:.3f} | {min(times[name][2:]):.3f} "
-            f"| {medians[name] / floor:.2f} | {medians[name] / medians[OURS]:.2f} | {memory:.2f} |"
+            f"| {name} | {taken:.3f} | {taken / floor:.2f} | {taken / medians[OURS][0]:.2f} "
+            f"| {said:.2f} | {memory:.2f} |"
         )
     return [*lines, ""]
 
@@ -181,12 +192,12 @@ def main() -> None:
         f"{versions()}. A copy moves {speed / 1e6:.0f} GB/s.",
         "",
     ]
+    options.out.mkdir(exist_ok=True, parents=True)
+    page = options.out / f"{name.replace(' ', '-')}.md"
     for shape in SHAPES:
         for precision in PRECISIONS:
             lines += table(shape, precision, options.repeats, speed)
-    options.out.mkdir(exist_ok=True)
-    page = options.out / f"{name.replace(' ', '-')}.md"
-    page.write_text("\n".join(lines))
+            page.write_text("\n".join(lines))
     print(page)
 
 
