@@ -8,6 +8,7 @@ Besides these there are
 ``yes focal 2.0``  Σ w y φ(m), for the φ of that name and the cross entropy m of a softmax's
                    channel, or of a sigmoid's yes
 ``no focal 2.0``   Σ w (1 - y) φ(m), for the cross entropy m of a sigmoid's no
+``label 3``        Σ w p over the voxels with that label
 ``wrong``          how many of the target's labels are no class, whatever their weight
 ``wrong 0``        the same of a map's labels
 =================  ===========================================================================
@@ -117,6 +118,8 @@ def _parsed(row: str) -> tuple[Any, ...]:
     kind, _, rest = row.partition(" ")
     if kind in ("yes", "no"):
         return kind, *(*named_numbers(rest), 0.0, 0.0)[:3], -1, -1.0
+    if kind == "label":
+        return kind, "", int(rest), 0.0, -1, -1.0
     if kind == "wrong":
         return kind, "", 0.0, 0.0, int(rest or -1), -1.0
     factor, _, read = row.rpartition("*") if "*" in row or row[0].isdigit() else (row, "", "")

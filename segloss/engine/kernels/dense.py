@@ -35,10 +35,12 @@ def dense_rows(batch: Batch) -> Tensor:
 def _row(encoded: Encoded, row: str) -> Tensor:
     if row.startswith("wrong"):
         return encoded.classes.new_zeros(len(encoded.logits), len(encoded.classes))
-    if not row.startswith(("yes ", "no ")):
+    if not row.startswith(("yes ", "no ", "label ")):
         return dense_sums(encoded, Request((row,)))[0][row]
     answer, _, phi = row.partition(" ")
     block = Block(encoded)
+    if answer == "label":
+        return block.weighted(block.pred * block.true[:, int(phi), None]).sum(2)
     if isinstance(encoded.activation, Softmax):
         m = block.cross_entropy
     else:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segloss.activation import Affine, Sigmoid, Softmax
+from segloss.activation import Affine, Outcomes, Sigmoid, Softmax
 from segloss.encoding import Encoded
+from segloss.engine import confusion
 from segloss.engine.block import check_labels
 from segloss.engine.constants import constant
 from segloss.engine.kernels import phi
@@ -24,6 +25,7 @@ _OF_PREDICTIONS = frozenset({"count", "pred", "pred_squared"})
 _OF_TARGETS = frozenset({"true", "overlap", "true_squared", "alarm", "miss", "rejected"}).union(
     {"pred_squared_true", "pred_squared_rest"}
 )
+_LEAVES = 16  # of a tree: each brings as many sums as there are channels
 _FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _WHOLE = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
@@ -37,9 +39,11 @@ def _but(kind: Any, *names: str) -> tuple[tuple[str, object], ...]:
 _FURTHER_IN = {
     Encoded: _but(
         Encoded,
-        *("logits", "target", "activation", "ignore", "weight", "maps", "classes", "affine"),
+        *("logits", "target", "activation", "outcomes", "ignore", "weight", "maps", "classes"),
+        "affine",
     ),
     Affine: _but(Affine, "slope", "shift", "margin"),
+    Outcomes: _but(Outcomes, "member", "named", "described", "sets", "single", "plain"),
     Request: _but(Request, "regions", "voxels"),
     VoxelSum: _but(VoxelSum, "phi", "class_weight", "of", "no"),
 }
@@ -53,8 +57,7 @@ def supports(encoded: Encoded, request: Request) -> bool:
         _is_plain(encoded, Encoded)
         and _is_plain(request, Request)
         and (encoded.affine is None or _is_plain(encoded.affine, Affine))
-        and type(encoded.activation) in (Softmax, Sigmoid)
-        and getattr(encoded.activation, "members", None) is None
+        and (_is_flat(encoded) or _names_leaves(encoded, request))
         and encoded.logits.shape[1] <= WIDEST
         and encoded.logits.dtype in _FLOATING
         and all(
@@ -72,10 +75,13 @@ def sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     softmax, affine = isinstance(encoded.activation, Softmax), encoded.affine
     given = () if affine is None else (affine.slope, affine.shift, affine.margin)
     affine_of = [x for x in given if x is not None]
-    regions = {name: _row(name, encoded) for name in request.regions}
+    nodes = encoded.outcomes is not None and bool(request.regions)
+    leaves = [f"label {i}" for i in range(encoded.logits.shape[1])] if nodes else []
+    regions = {} if nodes else {name: _row(name, encoded) for name in request.regions}
     answers = [_answers(term, softmax) for term in request.voxels]
     norm = "true" if softmax else "count"
     wanted = [*regions.values(), *(row for own in answers for row in (*own, norm))]
+    wanted += [*leaves, "true"] if nodes else []
     checks = _checks(encoded, _reads_target(encoded, request))
     rows = list(dict.fromkeys([*wanted, *checks]))
     packed: Tensor = row_sums(
@@ -95,13 +101,50 @@ def sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     for term, own in zip(request.voxels, answers, strict=True):
         both = torch.stack((torch.stack([found[row] for row in own]).sum(0), found[norm]))
         if term.class_weight is not None:
-            both = both * constant(term.class_weight, both)
+            both = both * _label_weight(term.class_weight, both, encoded.outcomes)
         voxels.append(both.sum(2)[None])
+    if nodes:
+        found = _node_sums(found, leaves, encoded)
+        regions = {name: name for name in request.regions}
     return {name: found[row] for name, row in regions.items()}, torch.cat(voxels)
 
 
 def _is_plain(x: object, kind: type) -> bool:
     return type(x) is kind and all(getattr(x, name) is like for name, like in _FURTHER_IN[kind])
+
+
+def _is_flat(encoded: Encoded) -> bool:
+    of_channels = getattr(encoded.activation, "members", None) is None
+    return type(encoded.activation) in (Softmax, Sigmoid) and of_channels and not encoded.outcomes
+
+
+def _names_leaves(encoded: Encoded, request: Request) -> bool:
+    """Whether labels are leaves of a small tree, and all sums follow from their confusion."""
+    return (
+        isinstance(encoded.activation, Softmax)
+        and encoded.outcomes is not None
+        and encoded.outcomes.plain
+        and _is_plain(encoded.outcomes, Outcomes)
+        and encoded.affine is None
+        and not encoded.maps
+        and encoded.logits.shape[1] <= _LEAVES
+        and set(confusion.instead_of(request.regions)) <= set(confusion.SUMS)
+    )
+
+
+def _node_sums(found: dict[str, Tensor], leaves: list[str], encoded: Encoded) -> Sums:
+    """The sums of the nodes of a tree, from those of each label."""
+    assert isinstance(encoded.activation, Softmax) and encoded.outcomes is not None
+    matrix = torch.stack([found[row] for row in leaves], 2)
+    sums = {"confusion": matrix, "tally": found["true"]}
+    return confusion.node_sums(sums, encoded.outcomes, encoded.activation.members)
+
+
+def _label_weight(
+    class_weight: tuple[float, ...], like: Tensor, outcomes: Outcomes | None
+) -> Tensor:
+    weight = constant(class_weight, like)
+    return weight if outcomes is None else outcomes.named.to(weight) @ weight
 
 
 def _has_row(name: str, encoded: Encoded) -> bool:
@@ -121,7 +164,8 @@ def _factor(name: str) -> str:
 def _has_rows(term: VoxelSum | CostSum, softmax: bool) -> bool:
     if not isinstance(term, VoxelSum) or not _is_plain(term, VoxelSum):
         return False
-    if softmax and term.of != "label":
+    by_label = term.of == "label" or (term.of == "step" and term.class_weight is None)
+    if softmax and not by_label:
         return False
     return {named_numbers(x.name)[0] for x in (term.phi, term.phi_of_no)} <= phi.NAMES
 
@@ -160,11 +204,12 @@ def _checks(encoded: Encoded, target_is_read: bool) -> dict[str, tuple[str, Tens
 
 
 def _require_classes(right: Tensor, name: str, labels: Tensor, encoded: Encoded) -> None:
-    c = encoded.logits.shape[1]
+    c, tree = encoded.logits.shape[1], encoded.outcomes
     if right.device.type != "cpu" or torch.compiler.is_compiling():
         message = f"{name} holds labels that are not integers from 0 to {c - 1}"
         torch._assert_async(right.all(), message)
     elif not right.all():  # what is wrong with them, in the words of the other engine
         if name == "target" and encoded.ignore is not None:
             labels = labels.masked_fill(labels == encoded.ignore, 0)
-        check_labels(name, labels, c, f"the input has {c} channels")
+        given = f"the input has {c} channels"
+        check_labels(name, labels, c, given if tree is None else tree.described)

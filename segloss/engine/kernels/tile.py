@@ -43,7 +43,7 @@ def sum_rows(
         sums += (tl.zeros((1 if KINDS[i] == "wrong" else CHANNELS, LANES), DTYPE),)
     for tile in range(tiles):
         voxel = _voxels(program * tiles + tile, LANES, VOXELS)
-        y, w, wrong = _truth(
+        y, w, label, wrong = _truth(
             target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
         )
         f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
@@ -55,6 +55,8 @@ def sum_rows(
                 if MAPS[i] >= 0:
                     s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[0]
                     q *= _powered(s.to(DTYPE), POWERS[i])
+            elif KINDS[i] == "label":
+                q = w * p * _as_number(label == FIRST[i], DTYPE)
             elif KINDS[i] == "yes":
                 q = w * y * phi.value(yes, NAMES[i], FIRST[i], SECOND[i])
             elif KINDS[i] == "no":
@@ -84,7 +86,7 @@ def write_gradient(
     sample = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, CHANNELS)[:, None, None]
     voxel = _voxels(tl.program_id(0).to(tl.int64), LANES, VOXELS)
-    y, w, _ = _truth(
+    y, w, label, _ = _truth(
         target, weight, strides, sample, channel, voxel, n, C, LABELS, IGNORE, SHARED, DTYPE
     )
     f = _logits(logits, affine, strides, sample, channel, voxel, n, y, C, SOFTMAX, DTYPE)
@@ -98,6 +100,8 @@ def write_gradient(
                 s = _map(maps, strides, sample, channel, voxel, n, C, MAPPED, MAPS[i])[0]
                 slope *= _powered(s.to(DTYPE), POWERS[i])
             by_pred += slope
+        elif KINDS[i] == "label":
+            by_pred += by_row * _as_number(label == FIRST[i], DTYPE)
         elif KINDS[i] == "yes":
             by_yes += by_row * y * phi.slope(yes, NAMES[i], FIRST[i], SECOND[i])
         elif KINDS[i] == "no":
@@ -132,7 +136,7 @@ def _truth(
     C: tl.constexpr, LABELS: tl.constexpr, IGNORE: tl.constexpr, SHARED: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Memberships y, weights w (0 beyond the volume), and where a label is no class."""
+    """Memberships y, weights w (0 beyond the volume), labels, and where a label is no class."""
     first = tl.zeros((1, 1, 1), tl.int32) if LABELS else channel
     inside = (voxel < n) & (first < C)
     given = tl.load(_places(target, strides[1], sample, first, voxel), inside, 0)
@@ -153,7 +157,7 @@ def _truth(
         y = _as_number(classes, DTYPE)
     else:
         y, wrong = given.to(DTYPE), voxel < 0
-    return y, w, wrong
+    return y, w, given, wrong
 
 
 @compiled

@@ -71,6 +71,10 @@ def batches() -> list[Batch]:
             *("pred; overlap", True, None),
         ),
         Batch(
+            *(volume(2, 5, n), labels, None, [], []),
+            *("; ".join(f"label {i}" for i in range(5)) + "; true; yes cross entropy", True, None),
+        ),
+        Batch(
             *(volume(1, 1, n).double(), volume(1, 1, n), None, [], []),
             *("pred; no cross entropy", False, None),
         ),
