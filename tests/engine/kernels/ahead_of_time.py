@@ -17,6 +17,7 @@ from triton.runtime.driver import driver
 
 from segloss.engine.kernels import operators
 from segloss.engine.kernels.batch import Batch
+from segloss.engine.kernels.numbers import sums_by_number
 
 
 class Absent:
@@ -94,6 +95,7 @@ def main(capability: int) -> None:
     for batch in batches():
         rows = operators.row_sums(*batch)
         operators._row_gradient(rows, *batch)
+    sums_by_number(volume(2, 3, 4096, dtype=torch.uint8), volume(2, 3, 3, 4096), 256)
     for kernel in built:
         print(kernel.name, len(kernel.asm["cubin"]), kernel.metadata.shared)
 

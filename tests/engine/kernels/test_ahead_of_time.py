@@ -24,7 +24,8 @@ def test_every_kind_of_row_becomes_machine_code(capability: str, tmp_path: Path)
         text=True,
     ).splitlines()
     kernels, sizes, shared = zip(*map(str.split, lines), strict=True)
-    assert kernels == ("sum_rows", "write_gradient") * len(ahead_of_time.batches())
+    of_rows = ("sum_rows", "write_gradient") * len(ahead_of_time.batches())
+    assert kernels == (*of_rows, "_sum_by_number")
     assert all(int(size) > 1000 for size in sizes)
     # All channels of a voxel are in one thread: the gradient needs nothing of another.
     assert shared[1] == shared[3] == "0"
