@@ -22,6 +22,9 @@ class Sketch:
         return LabelTree.from_parents(names, self.parents, **options)
 
 
+CHAINS = st.integers(1, 5).map(lambda depth: Sketch(tuple(range(-1, depth - 1)), True))
+
+
 @st.composite
 def sketches(draw: st.DrawFn, most: int = 10, background: bool | None = None) -> Sketch:
     """Any tree of up to that many nodes before the rests are added, chains and flat ones too."""

@@ -17,8 +17,9 @@ from segloss import (
     MaxConstraint,
     MultiLevelActivation,
 )
-from tests.hierarchy.trees import BRATS, CHAINS, NESTED, PARENTS, WIDE, tree_of
+from tests.hierarchy.trees import BRATS, NESTED, WIDE
 from tests.reference import trees as reference
+from tests.trees import CHAINS, Sketch, sketches
 
 CHAINED = MultiLevelActivation()
 activations = pytest.mark.parametrize("activation", NESTED, ids=str)
@@ -70,25 +71,25 @@ def check_far_out(activation: Any, tree: LabelTree, seed: int, scale: float, dty
 
 
 @activations
-@given(PARENTS, seeds)
-def test_a_probability_is_as_defined(activation: Any, parents: tuple[int, ...], seed: int) -> None:
-    tree = tree_of(parents)
+@given(sketches(most=9), seeds)
+def test_a_probability_is_as_defined(activation: Any, sketch: Sketch, seed: int) -> None:
+    tree = sketch.tree()
     check_definition(activation, tree, seed)
 
 
 @activations
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@given(PARENTS, seeds, scales)
+@given(sketches(most=9), seeds, scales)
 def test_nesting_holds_whatever_the_logits(
-    activation: Any, dtype: Any, parents: tuple[int, ...], seed: int, scale: float
+    activation: Any, dtype: Any, sketch: Sketch, seed: int, scale: float
 ) -> None:
-    tree = tree_of(parents)
+    tree = sketch.tree()
     check_far_out(activation, tree, seed, scale, dtype)
 
 
 @given(CHAINS, seeds)
-def test_levels_are_as_defined(parents: tuple[int, ...], seed: int) -> None:
-    tree = tree_of(parents)
+def test_levels_are_as_defined(sketch: Sketch, seed: int) -> None:
+    tree = sketch.tree()
     check_definition(CHAINED, tree, seed)
     check_definition(MultiLevelActivation(4.0), tree, seed)
 
@@ -96,27 +97,25 @@ def test_levels_are_as_defined(parents: tuple[int, ...], seed: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(CHAINS, seeds, scales)
 def test_levels_are_nested_whatever_the_depth(
-    dtype: Any, parents: tuple[int, ...], seed: int, scale: float
+    dtype: Any, sketch: Sketch, seed: int, scale: float
 ) -> None:
-    tree = tree_of(parents)
+    tree = sketch.tree()
     check_far_out(CHAINED, tree, seed, scale, dtype)
 
 
 @given(CHAINS, seeds, scales)
-def test_the_leaves_of_levels_add_up_to_one(
-    parents: tuple[int, ...], seed: int, scale: float
-) -> None:
-    tree = tree_of(parents)
+def test_the_leaves_of_levels_add_up_to_one(sketch: Sketch, seed: int, scale: float) -> None:
+    tree = sketch.tree()
     z = some_logits(CHAINED, tree, seed, scale, torch.float64)
     p = CHAINED(z, tree)[0].exp()[:, list(tree.leaves)]
     assert_close(p.sum(1), torch.ones_like(p[:, 0]), rtol=0, atol=1e-14)
 
 
-@given(PARENTS, seeds, scales)
+@given(sketches(most=9), seeds, scales)
 def test_the_leaves_of_a_softmax_add_up_to_their_parent(
-    parents: tuple[int, ...], seed: int, scale: float
+    sketch: Sketch, seed: int, scale: float
 ) -> None:
-    tree = tree_of(parents)
+    tree = sketch.tree()
     p = LeafSoftmax()(some_logits(LeafSoftmax(), tree, seed, scale, torch.float64), tree)[0].exp()
     for parent, below in enumerate(tree.children):
         if below:

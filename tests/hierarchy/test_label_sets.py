@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 import segloss.engine.block
 from segloss import (
+    CalibrationErrorLoss,
     CrossEntropyLoss,
     DiceLoss,
     ExclusionLoss,
@@ -25,6 +26,8 @@ from segloss import (
     LabelSpace,
     LabelTree,
     NullBCELoss,
+    RegionProportionLoss,
+    TLoss,
     TverskyLoss,
 )
 from tests.losses.checks import value_and_gradient
@@ -305,6 +308,20 @@ def test_the_mean_is_over_what_is_labelled() -> None:
     assert_close(both, torch.tensor(0.5))
     batch = DiceLoss(encoding, group="batch")(logits, target, dataset=torch.tensor([0, 1]))
     assert_close(batch, torch.tensor(0.5))
+
+
+@pytest.mark.parametrize(
+    "make", [DiceLoss, CalibrationErrorLoss, RegionProportionLoss, TLoss], ids=lambda x: x.__name__
+)
+def test_a_mean_of_scores_is_of_those_that_are_known(make: Any) -> None:
+    encoding = LabelHeads(TWO)
+    batch = batch_of(TWO, encoding, 3)
+    given_ = (batch.logits, batch.target)
+    scores = make(encoding, group="sample", reduction="none")(*given_, **batch.maps)
+    known = torch.arange(3) == batch.maps["dataset"][:, None]  # a node for each data set
+    assert (scores[known] != 0).all() and not scores[~known].any()
+    mean = make(encoding, group="sample")(*given_, **batch.maps)
+    assert_close(mean, scores[known].mean())
 
 
 def test_channels_may_be_permuted() -> None:

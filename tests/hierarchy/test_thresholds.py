@@ -20,8 +20,9 @@ from segloss import (
     Tree,
 )
 from tests.hierarchy.test_activations import check_far_out
-from tests.hierarchy.trees import BRATS, CHAINS, tree_batch, tree_of
+from tests.hierarchy.trees import BRATS, tree_batch
 from tests.losses.checks import value_and_gradient
+from tests.trees import CHAINS, Sketch
 
 ORDERED = Tree(BRATS, OrderedLevels())
 
@@ -32,10 +33,8 @@ def depth(seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 @given(CHAINS, st.integers(0, 2**31))
-def test_thresholds_in_their_first_place_are_the_fixed_ones(
-    parents: tuple[int, ...], seed: int
-) -> None:
-    tree = tree_of(parents)
+def test_thresholds_in_their_first_place_are_the_fixed_ones(sketch: Sketch, seed: int) -> None:
+    tree = sketch.tree()
     fixed = MultiLevelActivation(3.0)
     levels = len(OrderedLevels().channels(tree))
     z = LevelThresholds(levels, steepness=3.0)(depth(seed))
@@ -45,10 +44,8 @@ def test_thresholds_in_their_first_place_are_the_fixed_ones(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(CHAINS, st.integers(0, 2**31), st.sampled_from([1.0, 30.0, 1e4]))
-def test_nested_whatever_the_channels(
-    dtype: Any, parents: tuple[int, ...], seed: int, scale: float
-) -> None:
-    check_far_out(OrderedLevels(), tree_of(parents), seed, scale, dtype)
+def test_nested_whatever_the_channels(dtype: Any, sketch: Sketch, seed: int, scale: float) -> None:
+    check_far_out(OrderedLevels(), sketch.tree(), seed, scale, dtype)
 
 
 def test_thresholds_increase_wherever_training_takes_them() -> None:

@@ -1,9 +1,8 @@
-"""Any label tree, and batches for it."""
+"""Some label trees, and batches for them."""
 
 from dataclasses import dataclass
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from segloss import (
@@ -18,19 +17,6 @@ BRATS = LabelTree({"whole": {"core": {"enhancing": None}}})
 SEVEN = LabelTree({"fat": None, "organ": {"liver": {"tumour": None}}}, background="air")
 WIDE = LabelTree({"a": ["b", "c", "d"], "e": {"f": ["g", "h"], "i": None}})
 NESTED = (LeafSoftmax(), ConditionalSigmoid(), MaxConstraint("max"), MaxConstraint("min"))
-
-
-# Lists of parents, from which `tree_of` makes the tree within the test: run-time type checks draw
-# from `random`, which strategies must not.
-PARENTS = st.integers(1, 9).flatmap(
-    lambda count: st.tuples(*(st.integers(-1, i - 1) for i in range(count)))
-)
-CHAINS = st.integers(1, 5).map(lambda count: tuple(range(-1, count - 1)))
-
-
-def tree_of(parents: tuple[int, ...]) -> LabelTree:
-    """The tree of these nodes, and their rests."""
-    return LabelTree.from_parents([f"n{i}" for i in range(len(parents))], parents)
 
 
 @dataclass

@@ -187,6 +187,17 @@ def test_a_power_meets_its_line(gamma: float, p: float) -> None:
     assert found(binary([p]), row([1])).item() == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])
+def test_the_slope_of_a_power_is_its_derivative_on_both_sides_of_where_it_bends(
+    gamma: float,
+) -> None:
+    (term,) = ExponentialLogarithmicLoss(gamma=gamma).request.voxels
+    m = torch.tensor([1e-9, 1e-6, 5e-5, 2e-4, 0.1, 3.0, 40.0], dtype=torch.float64)
+    step = 1e-5 * m
+    difference = (term.phi.value(m + step) - term.phi.value(m - step)) / (2 * step)
+    assert_close(term.phi.slope(m), difference, rtol=1e-6, atol=0)
+
+
 def test_exponential_logarithmic_by_hand() -> None:
     p, y = [0.9, 0.4, 0.2], [1.0, 1.0, 0.0]
     dice = 2 * 1.3 / (1.5 + 2)

@@ -1,5 +1,6 @@
 """The array functions: what they promise, whatever the label."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from skimage.morphology import skeletonize
 
 from segloss.transforms.functional import (
     boundary_band,
+    boundary_weight,
     centreline,
     downsample,
+    instance_regions,
     signed_distance,
     skeleton,
     tube,
@@ -73,6 +76,19 @@ class TestTube:
             assert tube.dtype == dtype
             assert_array_equal(tube, published_tube(labels))
 
+    @pytest.mark.parametrize("dtype", [">i2", ">u4", ">f4"])
+    def test_labels_in_another_order_of_bytes(self, dtype: str) -> None:
+        labels = np.random.default_rng(0).integers(0, 3, (9, 8, 7))
+        other = labels.astype(dtype)
+        for make in (
+            tubed_skeleton,
+            instance_regions,
+            partial(instance_regions, regions="voronoi", dtype=">i4"),
+            partial(boundary_band, width=1),
+            partial(boundary_weight, kind="unet"),
+        ):
+            assert_array_equal(make(other), make(labels))
+
     def test_minus_one_can_be_the_label_to_ignore(self) -> None:
         labels = np.array([[1, 1, -1, 1, 1]])
         assert_array_equal(tubed_skeleton(labels, ignore=-1), [[1, 1, 0, 1, 1]])
@@ -129,6 +145,12 @@ class TestDistance:
         distance = signed_distance(mask, spacing=spacing, convention="kervadec")
         assert distance.dtype == np.float32
         assert_allclose(distance, published_distance(mask, spacing), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(3, 4), (4, 2, 3)], ids=str)
+    def test_is_the_published_one_even_without_a_boundary(self, shape: tuple[int, ...]) -> None:
+        full, spacing = np.ones(shape, dtype=bool), (2.0, 0.5, 3.0)[: len(shape)]
+        distance = signed_distance(full, spacing=spacing, convention="kervadec")
+        assert_allclose(distance, published_distance(full, spacing), rtol=1e-5, atol=1e-5)
 
     def test_the_published_one_has_the_wrong_sign_for_small_voxels(self) -> None:
         mask = np.array([[0, 0, 1, 1, 1, 0]], dtype=bool)
@@ -223,6 +245,11 @@ MASK = FLAT.astype(bool)
             lambda: tubed_skeleton(FLAT + np.int32(70_000), per_class=True),
             ValueError,
             "labels holds 70000: class by class, ids up to 65535",
+        ),
+        (
+            lambda: boundary_band(FLAT + np.int64(2**32 + 1), width=1),
+            ValueError,
+            "labels holds 4294967297: ids up to 2147483647 are handled. .* number them from 1 on",
         ),
         (lambda: tube(FLAT[:2], FLAT, radius=1), ValueError, r"shape \(2, 5\), but labels have \(4,"),
         (lambda: tube(FLAT + 1, FLAT, radius=1), ValueError, "holds 1 where labels hold 0: pass"),

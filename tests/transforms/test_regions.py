@@ -277,6 +277,17 @@ def test_labels_that_cannot_be_made(options: dict[str, Any], words: str) -> None
         RegionsToLabels(BRATS, **options)
 
 
+def test_above_a_threshold_of_0_whatever_is_possible_counts() -> None:
+    regions = np.array([1e-9, 0.0, 0.0])[:, None, None]
+    assert RegionsToLabels(BRATS, threshold=0.0)(regions).item() == 1  # the outermost
+    assert RegionsToLabels(BRATS)(regions).item() == 0
+
+
+def test_a_label_that_is_no_integer() -> None:
+    with pytest.raises(TypeError, match="a label is an integer, got True"):
+        LabelsToRegions(BRATS, nodes=["whole"], values={True: "whole"})
+
+
 def test_a_dtype_that_cannot_hold_the_labels() -> None:
     far = {0: "background", 1: "necrosis", 2: "oedema", 300: "enhancing"}
     with pytest.raises(ValueError, match="300 does not fit into dtype uint8"):
