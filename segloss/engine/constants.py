@@ -1,29 +1,47 @@
 """Numbers that go along with tensors, such as class weights."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["constant"]
+__all__ = ["constant", "kept"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def kept(make: Callable[P, T]) -> Callable[P, T]:
+    """Keep what a function makes of hashable arguments, such as tensors that are not to be changed.
+
+    They are copied to a device once: a copy makes the host wait for a GPU, and cannot be captured in
+    a CUDA graph. torch.compile, which sees through no such store, calls the function itself.
+    """
+
+    @lru_cache(maxsize=256)
+    def once(*args: P.args, **options: P.kwargs) -> T:
+        with torch.inference_mode(False):  # what is kept may be needed for training, too
+            return make(*args, **options)
+
+    @wraps(make)
+    def made(*args: P.args, **options: P.kwargs) -> T:
+        return (make if torch.compiler.is_compiling() else once)(*args, **options)
+
+    return made
 
 
 def constant(numbers: tuple[float, ...], like: Tensor) -> Tensor:
     """A vector of the numbers, with the dtype and on the device of a tensor; not to be changed.
 
-    It is copied to a device once: a copy makes the host wait for a GPU, and cannot be captured in a
-    CUDA graph.
-
     Example:
         >>> constant((1.0, 3.0), torch.zeros(2, 2))
         tensor([1., 3.])
     """
-    if torch.compiler.is_compiling():
-        return like.new_tensor(numbers)
-    return _kept(numbers, like.dtype, like.device)
+    return _vector(numbers, like.dtype, like.device)
 
 
-@lru_cache(maxsize=256)
-def _kept(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept may be needed for training, too
-        return torch.tensor(numbers, dtype=dtype, device=device)
+@kept
+def _vector(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device)

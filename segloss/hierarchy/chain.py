@@ -4,6 +4,7 @@ from math import log
 
 from torch import Tensor
 
+from segloss.engine.constants import constant
 from segloss.label_tree import LabelTree
 
 __all__ = ["deepest", "levels_of"]
@@ -49,6 +50,5 @@ def deepest(log_p: Tensor, tree: LabelTree) -> Tensor:
     levels = levels_of(tree)
     over = {tree.parents[leaf]: leaf for leaf in tree.leaves if leaf in tree.rest}
     leaves = [over[-1], *(over[level] for level in levels[:-1]), levels[-1]]
-    labels = log_p.new_tensor([tree.leaves.index(leaf) for leaf in leaves]).long()
-    found: Tensor = labels[(log_p[:, list(levels)] > log(0.5)).sum(1, keepdim=True)]
-    return found
+    depth = (log_p[:, list(levels)] > log(0.5)).sum(1, keepdim=True)
+    return constant(tuple(map(tree.leaves.index, leaves)), depth)[depth]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import final
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from segloss.activation import Outcomes
 from segloss.encoding import Encoded, Encoding, numbered
+from segloss.engine.constants import kept
 from segloss.hierarchy.activations import LeafSoftmax, TreeActivation
 from segloss.hierarchy.labelled_nodes import encoded_nodes
 from segloss.label_tree import LabelTree
@@ -131,7 +131,7 @@ class Tree(Encoding):
         return tuple(map(self.tree.index, self.labels))
 
 
-@lru_cache(maxsize=64)
+@kept
 def _outcomes(
     tree: LabelTree, named: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Outcomes:

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import final
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from segloss.activation import Activation, Outcomes, Sigmoid
 from segloss.encoding import Encoded, Encoding, expect_shape, numbered
 from segloss.engine.block import check_labels
+from segloss.engine.constants import kept
 from segloss.hierarchy.activations import LeafSoftmax
 from segloss.hierarchy.label_space import LabelSpace, leaves_in
 from segloss.hierarchy.labelled_nodes import encoded_nodes
@@ -201,7 +201,7 @@ class LabelHeads(PartialLabels):
         return Sigmoid()
 
 
-@lru_cache(maxsize=64)
+@kept
 def _outcomes(
     encoding: PartialLabels, dtype: torch.dtype, device: torch.device
 ) -> tuple[Outcomes, Tensor]:

@@ -140,9 +140,10 @@ class _ExpectedOf(NodeActivation):
     def surprise(
         self, logits: Flat, true: Nodes, known: Nodes | None, weight: tuple[float, ...] | None
     ) -> PerVoxel:
-        levels, count = list(self.levels), len(self.levels)
-        share = true[:, levels].mean(1, keepdim=True)
-        yes, no = (each[:, levels] for each in self.log_probabilities(logits))
+        every, count = (true, *self.log_probabilities(logits)), len(self.levels)
+        # One by one: a list as an index would be copied to the GPU, and waited for.
+        true, yes, no = (torch.stack([x[:, k] for k in self.levels], 1) for x in every)
+        share = true.mean(1, keepdim=True)
         if self.kind == "squared":
             return (yes.exp().mean(1, keepdim=True) - share).square()
         inside = yes.logsumexp(1, keepdim=True) - log(count)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal, final
 
 import torch
@@ -23,9 +24,9 @@ from segloss.losses.base import (
     RegionOptions,
     ScoreLoss,
     Sums,
-    class_mean,
     ratio,
     reduced,
+    shares,
 )
 from segloss.losses.overlap import dice
 from segloss.shapes import Reduced, Scores
@@ -95,26 +96,19 @@ class HierarchicalDiceCELoss(ScoreLoss):
         self.lambda_ce = not_negative("lambda_ce", lambda_ce)
 
     @property
-    def request(self) -> Request:
+    def voxel_terms(self) -> tuple[VoxelSum, ...]:
         of: Literal["step", "node"] = "step" if self.cross_entropy == "conditional" else "node"
-        return super().request | Request(voxels=(VoxelSum(CrossEntropy(), of=of),))
+        return (VoxelSum(CrossEntropy(), of=of),)
 
     def score(self, sums: Sums) -> Scores:
         return dice(sums, self.smooth_nr, self.smooth_dr)
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         score, present = self.scores(regions)
-        by_group = [
-            class_mean(
-                score[g : g + 1],
-                self.class_weight,
-                "mean",
-                None if present is None else present[g : g + 1],
-            )
-            for g in range(len(score))
-        ]
+        weight = shares(score, self.class_weight, present)
+        overlap = ratio((score * weight).sum(1), weight.sum(1))
         ((total, norm),) = voxels
-        both = self.lambda_dice * torch.stack(by_group) + self.lambda_ce * ratio(total, norm)
+        both = self.lambda_dice * overlap + self.lambda_ce * ratio(total, norm)
         return reduced(both, self.reduction)
 
 
@@ -265,18 +259,19 @@ class GeneralizedWassersteinDiceLoss(Loss):
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         encoding, tally = a_tree(self.encoding), regions["tally"]
-        leaves = [encoding.tree.leaves.index(node) for node in encoding.named]
-        matrix = tally.new_tensor(self.distances)[leaves]
+        named = [self.distances[encoding.tree.leaves.index(node)] for node in encoding.named]
         g, t = tally.shape
+        matrix = constant(tuple(chain.from_iterable(named)), tally).view(t, -1)
         wrong = (regions["confusion"].reshape(g, -1, t) * matrix.T).sum(1)
         if self.weighting == "volume":
             alpha = 1 / (tally + 1)
         else:
             outside = {v for v in encoding.tree.rest if encoding.tree.parents[v] < 0}
-            alpha = tally.new_tensor([node not in outside for node in encoding.named])
+            alpha = constant(tuple(node not in outside for node in encoding.named), tally)
         counts = torch.ones_like(tally)
         if self.class_weight is not None:
-            counts = counts * constant(self.class_weight, tally)[list(encoding.named)]
+            weight = tuple(self.class_weight[node] for node in encoding.named)
+            counts = counts * constant(weight, tally)
         right = 2 * (counts * alpha * (tally - wrong)).sum(1)
         every = counts * (wrong if self.weighting == "foreground" else alpha * wrong)
         score = 1 - ratio(right + self.smooth_nr, right + every.sum(1) + self.smooth_dr)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import accumulate
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from segloss.activation import NodeActivation, Softmax
+from segloss.engine.constants import constant, kept
 from segloss.hierarchy.chain import levels_of
 from segloss.label_tree import LabelTree
 from segloss.shapes import Flat, Nodes, PerVoxel
@@ -18,13 +19,13 @@ from segloss.shapes import Flat, Nodes, PerVoxel
 __all__ = ["Conditional", "Constrained", "Levels", "OnLeaves", "Ordered", "heads_of", "members"]
 
 
-@lru_cache(maxsize=64)
+@kept
 def heads_of(tree: LabelTree) -> tuple[int, ...]:
     """The nodes that are no rest."""
     return tuple(node for node in range(len(tree)) if node not in tree.rest)
 
 
-@lru_cache(maxsize=64)
+@kept
 def members(tree: LabelTree, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Which leaf lies in which node, ``(v, l)``."""
     return torch.tensor(tree.membership, dtype=dtype, device=device)
@@ -213,7 +214,8 @@ class Levels(_Chain):
         return [self.steepness * (logits[:, 0] - threshold) for threshold in self.thresholds]
 
     def gap(self, odds: list[Tensor], k: int) -> Tensor:
-        return odds[k].new_tensor(self.steepness * (self.thresholds[k + 1] - self.thresholds[k]))
+        between = self.thresholds[k + 1] - self.thresholds[k]
+        return constant((self.steepness * between,), odds[k])
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from torch.nn.functional import interpolate, normalize
 
 from segloss.arguments import not_negative
 from segloss.encoding import expect_shape
+from segloss.engine.block import check_labels
+from segloss.engine.constants import constant
 from segloss.label_tree import LabelTree
 from segloss.shapes import Logits, Reduced, Target
 
@@ -70,9 +72,9 @@ class TreeTripletLoss(nn.Module):
         self.triplets = triplets
         self.ignore = ignore
         above = [set(tree.ancestors(leaf)) for leaf in tree.leaves]
-        self._steps = [[len(one ^ other) for other in above] for one in above]
+        self._steps = [tuple(len(one ^ other) for other in above) for one in above]
         self._depth = max(map(len, above))
-        self._parents = [tree.parents[leaf] for leaf in tree.leaves]
+        self._parents = tuple(tree.parents[leaf] for leaf in tree.leaves)
 
     def forward(self, embedding: Logits, target: Target) -> Reduced:
         """The loss of a batch.
@@ -87,19 +89,16 @@ class TreeTripletLoss(nn.Module):
         expect_shape("target", labels, (b, 1, *labels.shape[2:]))
         if list(labels.shape[2:]) != space:
             labels = interpolate(labels.double(), size=space, mode="nearest-exact")
-        flat = labels.flatten().long()
-        wrong = (flat < 0) | (flat >= len(self._parents))
-        if self.ignore is not None:
-            wrong &= flat != self.ignore
-        if wrong.any():
-            raise ValueError(
-                f"target holds label {int(flat[wrong][0])}, but the tree has {len(self._parents)} "
-                f"leaves, for labels 0 to {len(self._parents) - 1}"
-            )
+        count = len(self._parents)
+        flat = labels.flatten()
+        ignored = flat == self.ignore if self.ignore is not None else torch.zeros_like(flat).bool()
+        flat = flat.masked_fill(ignored, 0)
+        check_labels("the target", flat, count, f"the tree has {count} leaves")
+        flat = flat.long().masked_fill(ignored, -1)
         dtype = torch.promote_types(embedding.dtype, torch.float32)
         with torch.autocast(embedding.device.type, enabled=False):
             vectors = normalize(embedding.movedim(1, -1).flatten(0, -2).to(dtype), dim=1)
-            values = [self._of_class(vectors, flat, leaf) for leaf in range(len(self._parents))]
+            values = [self._of_class(vectors, flat, leaf) for leaf in range(count)]
         found = [value for value in values if value is not None]
         return torch.stack(found).mean() if found else vectors.sum() * 0
 
@@ -109,23 +108,23 @@ class TreeTripletLoss(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
 
     def _of_class(self, vectors: Tensor, labels: Tensor, leaf: int) -> Tensor | None:
-        """The mean over the triplets whose anchors are of that leaf, if there are any."""
+        """The mean over the triplets whose anchors are of that leaf, if there are any.
+
+        Ignored voxels have the label -1.
+        """
         parent = self._parents[leaf]
         if parent < 0:
             return None
-        same = labels.new_tensor([p == parent for p in self._parents], dtype=torch.bool)
-        counted = torch.ones_like(labels, dtype=torch.bool)
-        if self.ignore is not None:
-            counted = labels != self.ignore
-        sibling = same[labels.masked_fill(~counted, 0)] & (labels != leaf) & counted
-        elsewhere = ~same[labels.masked_fill(~counted, 0)] & counted
-        groups = [mask.nonzero()[:, 0] for mask in (labels == leaf, sibling, elsewhere)]
+        anchor, counted = labels == leaf, labels >= 0
+        same = constant(self._parents, labels)[labels] == parent
+        masks = (anchor, same & counted & ~anchor, ~same & counted)
+        groups = [mask.nonzero()[:, 0] for mask in masks]
         count = min(self.triplets, *map(len, groups))
         if count == 0:
             return None
         drawn = [x[torch.randperm(len(x), device=x.device)[:count]] for x in groups]
-        anchor, near, far = (vectors[x] for x in drawn)
-        steps = vectors.new_tensor(self._steps[leaf])
+        this, near, far = (vectors[x] for x in drawn)
+        steps = constant(self._steps[leaf], vectors)
         further = steps[labels[drawn[2]]] - steps[labels[drawn[1]]]
         margin = self.smallest + self.scale * further / (2 * self._depth)
-        return ((anchor * far).sum(1) - (anchor * near).sum(1) + margin).clamp(min=0).mean()
+        return ((this * far).sum(1) - (this * near).sum(1) + margin).clamp(min=0).mean()

@@ -38,6 +38,7 @@ __all__ = [
     "one_pass",
     "ratio",
     "reduced",
+    "shares",
 ]
 
 Reduction = Literal["mean", "sum", "none"]
@@ -246,6 +247,11 @@ class ScoreLoss(RegionLoss):
     presence: ClassVar[str] = "true"
     """The sum that is 0 where a class is absent."""
 
+    @property
+    def voxel_terms(self) -> tuple[VoxelSum, ...]:
+        """The sums over single voxels that `reduce` adds to the scores; none by default."""
+        return ()
+
     @abstractmethod
     def score(self, sums: Sums) -> Scores:
         """One number for each group and class."""
@@ -253,7 +259,7 @@ class ScoreLoss(RegionLoss):
     @property
     def request(self) -> Request:
         policy = {"smooth": (), "skip": (self.presence,), "penalise": (self.presence, "pred")}
-        return Request((*self.needs, "count", *policy[self.empty]))
+        return Request((*self.needs, "count", *policy[self.empty]), self.voxel_terms)
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         score, present = self.scores(regions)
@@ -408,15 +414,19 @@ def class_mean(
     present: Tensor | None = None,
 ) -> Tensor:
     """Reduce ``(g, k)`` scores, classes by their weights scaled to mean 1, absent ones left out."""
+    weight = shares(score, class_weight, present)
+    if reduction == "mean":
+        return ratio((score * weight).sum(), weight.sum())
+    return reduced(score * weight, reduction)
+
+
+def shares(score: Tensor, class_weight: tuple[float, ...] | None, present: Tensor | None) -> Tensor:
+    """How much each of ``(g, k)`` scores counts: its class's weight, scaled to mean 1; 0 if absent."""
     weight = torch.ones_like(score)
     if class_weight is not None:
         weight = weight * constant(class_weight, weight)
         weight = weight / weight.mean()
-    if present is not None:
-        weight = weight * present
-    if reduction == "mean":
-        return ratio((score * weight).sum(), weight.sum())
-    return reduced(score * weight, reduction)
+    return weight if present is None else weight * present
 
 
 def _check_coverage(

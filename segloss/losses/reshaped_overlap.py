@@ -10,7 +10,6 @@ from typing_extensions import Unpack
 
 from segloss.arguments import not_negative
 from segloss.encoding import Encoding, Multiclass
-from segloss.engine.sums import Request
 from segloss.engine.voxel import VoxelSum
 from segloss.losses.base import (
     Reduction,
@@ -276,8 +275,8 @@ class ExponentialLogarithmicLoss(ScoreLoss):
         self.cross_entropy_weight = not_negative("cross_entropy_weight", cross_entropy_weight)
 
     @property
-    def request(self) -> Request:
-        return super().request | Request(voxels=(VoxelSum(_PowerOfCrossEntropy(self.gamma)),))
+    def voxel_terms(self) -> tuple[VoxelSum, ...]:
+        return (VoxelSum(_PowerOfCrossEntropy(self.gamma)),)
 
     def score(self, sums: Sums) -> Scores:
         return logarithmic_dice(sums, self.gamma, self.smooth_nr, self.smooth_dr)

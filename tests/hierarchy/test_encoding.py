@@ -13,14 +13,18 @@ from segloss import (
     ConditionalSigmoid,
     CrossEntropyLoss,
     DiceLoss,
+    ExclusionLoss,
     FocalLoss,
     GeneralizedDiceLoss,
     JaccardLoss,
+    LabelSets,
+    LabelSpace,
     LabelTree,
     LeafSoftmax,
     MaxConstraint,
     MultiLevelActivation,
     SkeletonRecallLoss,
+    SquaredDiceLoss,
     Tree,
 )
 from segloss.engine import block
@@ -277,3 +281,16 @@ def test_what_does_not_fit_is_refused_with_names() -> None:
         DiceLoss(Tree(BRATS), class_weight=[1.0] * 4)(torch.zeros(1, 4, 4, 4), labels)
     with pytest.raises(ValueError, match=r"target has shape \(1, 5, 4\)"):
         DiceLoss(Tree(BRATS))(torch.zeros(1, 4, 4, 4), torch.zeros(1, 5, 4))
+
+
+def test_trains_after_a_validation_in_inference_mode() -> None:
+    """The first call makes tensors that are kept; training must be able to save them."""
+    tree = LabelTree({"validated": {"before": None}})
+    space = LabelSpace(tree, {"data": {0: "others", 1: "before"}})
+    logits, labels = torch.randn(1, 3, 4, 4), torch.randint(2, (1, 4, 4))
+    for loss in (SquaredDiceLoss(Tree(tree)), ExclusionLoss(LabelSets(space))):
+        with torch.inference_mode():
+            expected = loss(logits, labels)
+        found = loss(logits.requires_grad_(), labels)
+        found.backward()
+        assert_close(found.detach(), expected.clone())

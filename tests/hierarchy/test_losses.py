@@ -33,6 +33,7 @@ from tests.hierarchy.test_encoding import ENCODINGS, check, named, spelt_out
 from tests.hierarchy.trees import BRATS, WIDE, tree_batch
 from tests.losses.checks import value_and_gradient
 from tests.reference import trees as reference
+from tests.test_contract import DYNAMO
 
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS, ids=named)
 JOINT = [e for e in ENCODINGS if e.joint]
@@ -345,3 +346,16 @@ def test_levels_take_the_losses_of_trees_too() -> None:
     encoding = Tree(BRATS, MultiLevelActivation(5.0))
     batch = tree_batch(encoding)
     assert HierarchicalDiceCELoss(encoding)(batch.logits, batch.target).isfinite()
+
+
+@DYNAMO
+@pytest.mark.compiled
+def test_compiles_whole() -> None:
+    encoding = Tree(BRATS)
+    loss, batch = (
+        HierarchicalDiceCELoss(encoding, class_weight=weights(encoding)),
+        tree_batch(encoding),
+    )
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    found = value_and_gradient(compiled, batch.logits, batch.target)
+    assert_close(found, value_and_gradient(loss, batch.logits, batch.target))

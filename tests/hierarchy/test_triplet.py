@@ -70,6 +70,13 @@ def test_labels_are_resampled_and_ignored() -> None:
     assert torch.equal(first, loss(embedding, large))
 
 
+def test_an_ignored_leaf_is_no_anchor() -> None:
+    embedding = torch.randn(1, 3, 1, 3, requires_grad=True)
+    labels = torch.tensor([[[1, 2, 3]]])
+    (gradient,) = torch.autograd.grad(TreeTripletLoss(TREE, ignore=1)(embedding, labels), embedding)
+    assert not gradient.any()
+
+
 def test_nothing_to_compare_is_0_with_a_gradient() -> None:
     embedding = torch.randn(1, 3, 2, 2, requires_grad=True)
     value = TreeTripletLoss(TREE)(embedding, torch.zeros(1, 2, 2, dtype=torch.long))
@@ -81,6 +88,8 @@ def test_what_does_not_fit_is_refused() -> None:
     embedding = torch.randn(1, 3, 2, 2)
     with pytest.raises(ValueError, match="label 6, but the tree has 6 leaves"):
         TreeTripletLoss(TREE)(embedding, torch.full((1, 2, 2), 6))
+    with pytest.raises(ValueError, match="target holds class labels that are not integers"):
+        TreeTripletLoss(TREE)(embedding, torch.full((1, 2, 2), 0.5))
     with pytest.raises(ValueError, match="triplets must be 1 or more"):
         TreeTripletLoss(TREE, triplets=0)
     with pytest.raises(ValueError, match="smallest must be"):
