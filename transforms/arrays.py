@@ -76,6 +76,11 @@ Box: TypeAlias = tuple[slice, ...]
 
 LARGEST_ID = 2**16 - 1
 
+_RENUMBER = (
+    "If these are instances, number them from 1 on, for example with "
+    "`skimage.segmentation.relabel_sequential`."
+)
+
 
 def on_gpu(array: Array) -> bool:
     """Whether it is an array of CuPy rather than of NumPy."""
@@ -123,7 +128,7 @@ def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Ma
 
     Raises:
         TypeError: If labels are not integers.
-        ValueError: If a class id is negative, or the shape is no image's.
+        ValueError: If a class id is negative or 2³¹ or more, or the shape is no image's.
     """
     check_space("labels", labels)
     if labels.dtype.kind == "f":
@@ -137,6 +142,7 @@ def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Ma
             )
     elif labels.dtype.kind in "biu":
         ids = labels.view(np.uint8) if labels.dtype == bool else labels
+        ids = ids.astype(ids.dtype.newbyteorder("="), copy=False)
     else:
         raise TypeError(f"labels has dtype {labels.dtype}: expected integers, bool or floats.")
 
@@ -152,6 +158,9 @@ def class_ids(labels: LabelMap, ignore: int | None = None) -> tuple[LabelMap, Ma
             f"labels holds {ids.min()}: class ids are 0 or more. If it stands for unknown voxels, "
             f"pass ignore={ids.min()}."
         )
+    largest = np.iinfo(np.int32).max  # in which most of what follows counts
+    if np.iinfo(ids.dtype).max > largest and ids.max() > largest:
+        raise ValueError(f"labels holds {ids.max()}: ids up to {largest} are handled. {_RENUMBER}")
     return namespace(ids).ascontiguousarray(ids), unknown
 
 
@@ -200,8 +209,8 @@ def convention_named(name: str) -> Convention:
 
 
 def integers(dtype: Any) -> "np.dtype[Any]":
-    """The dtype, or an error if it does not hold integers."""
-    known: np.dtype[Any] = np.dtype(dtype)
+    """The dtype in this machine's order of bytes, or an error if it does not hold integers."""
+    known: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
     if known.kind not in "iu":
         raise TypeError(f"dtype must hold integers, got {known}.")
     return known
@@ -275,9 +284,8 @@ def class_boxes(ids: LabelMap) -> Iterator[tuple[int, Box]]:
     largest = int(ids.max())
     if largest > LARGEST_ID:
         raise ValueError(
-            f"labels holds {largest}: class by class, ids up to {LARGEST_ID} are handled. If these "
-            f"are instances, number them from 1 on, for example with "
-            f"`skimage.segmentation.relabel_sequential`."
+            f"labels holds {largest}: class by class, ids up to {LARGEST_ID} are handled. "
+            f"{_RENUMBER}"
         )
     if on_gpu(ids):
         yield from ((class_id, _whole_box(ids)) for class_id in np.unique(ids).tolist() if class_id)
