@@ -22,6 +22,7 @@ from segloss.data_scripts.scheduling import WorkerDied, results
 from segloss.data_scripts.sheets import Scene, recorded_classes
 from segloss.data_scripts.stored import naming
 from segloss.data_scripts.volumes import BadVolume, Grid, read_image, read_label, stem
+from segloss.data_scripts.writing import appearing
 from segloss.transforms.arrays import class_ids, voxel_size
 from segloss.transforms.channels import skeleton_channels
 from segloss.transforms.kernels.distance import squared_distance
@@ -132,7 +133,7 @@ def scene(subject: Subject) -> Scene:
         read = read_image(subject.image)
         if differs := read.grid.same_place(grid):
             raise BadVolume(
-                f"{subject.label.name}: does not lie where {subject.image.name} does: {differs}"
+                f"{subject.label.name}: does not lie where {subject.image} does: {differs}"
             )
         image = read.array
     meaning = _meaning(labels, subject.record)
@@ -203,13 +204,8 @@ def _drawn(subject: Subject) -> str | None:
         return subject.record.error
     try:
         figure = draw(scene(subject))
-        subject.picture.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = subject.picture.with_name(f".unfinished-{subject.picture.name}")
-        try:
+        with appearing(subject.picture) as (unfinished,):
             figure.savefig(unfinished, format="png")
-            unfinished.replace(subject.picture)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except (BadVolume, OSError, ValueError, TypeError, MemoryError) as error:
         line, name = " ".join(str(error).split()) or type(error).__name__, subject.label.name
         return line if isinstance(error, BadVolume) else f"{name}: {line}"

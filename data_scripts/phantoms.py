@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from segloss.data_scripts.phantom import BRIGHTNESS, vessel_phantom
+from segloss.data_scripts.writing import appearing, writable
 
 __all__ = ["Classes", "Layout", "phantom"]
 
@@ -105,7 +106,8 @@ def phantom(
     ]
     if layout is Layout.nnunet:
         _check_nnunet(out, cases)
-    out.mkdir(parents=True, exist_ok=True)
+    with writable(out):
+        out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     written = []
     for number, case in enumerate(track(cases, "Growing vessels", console=console), start=seed):
@@ -121,11 +123,13 @@ def phantom(
             _save(made.label, sizes, out / case.label)
             _save(made.image, sizes, out / case.image)
         except OSError as error:
-            console.print(f"{Path(case.label).name}: {error}", style="red", highlight=False)
+            line = f"{Path(case.label).name}: {error}"
+            console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
         else:
             written.append(case)
     name, content = _listing(layout, classes, written)
-    (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    with writable(out / name), appearing(out / name) as (unfinished,):
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
     console.print(f"{len(written)} of {count} written to {out}", highlight=False)
     if len(written) < count:
         raise typer.Exit(1)
@@ -198,12 +202,7 @@ def _numbers(text: str, option: str, kind: type[N], least: N) -> tuple[N, ...]:
 
 
 def _save(array: npt.NDArray[np.generic], spacing: tuple[float, ...], path: Path) -> None:
-    """Write a NIfTI file. The final name appears only once the file is whole."""
+    """Write a NIfTI file."""
     sizes = (*spacing, 1.0)[:3]  # an affine has three axes even for an image of two
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
+    with appearing(path) as (unfinished,):
         nib.save(nib.Nifti1Image(array, np.diag([*sizes, 1.0])), unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from segloss.data_scripts.manifest import FolderError, Manifest, Record, opened
 from segloss.data_scripts.recipes import Config, Distance, Recipe, RecipeError
 from segloss.data_scripts.scheduling import SchedulerError, WorkerDied, results
 from segloss.data_scripts.volumes import BadVolume, read_grid, read_label
+from segloss.data_scripts.writing import appearing
 
 __all__ = ["preprocess"]
 
@@ -219,12 +220,9 @@ def _write_datalist(dataset: Dataset, manifest: Manifest, out: Path) -> None:
             for name, output in record.outputs.items():
                 entry[f"{name}_label"] = output["path"]
             parts.setdefault(case.part, []).append(entry)
-    unfinished = out / ".unfinished-datalist.json"
-    unfinished.write_text(
-        json.dumps({**dataset.heading(out), **parts}, indent=2, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    unfinished.replace(out / "datalist.json")
+    content = json.dumps({**dataset.heading(out), **parts}, indent=2, ensure_ascii=False)
+    with appearing(out / "datalist.json") as (unfinished,):
+        unfinished.write_text(content + "\n", encoding="utf-8")
 
 
 def _check_classes(dataset: Dataset, recipes: Mapping[str, Recipe]) -> None:

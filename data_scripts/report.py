@@ -25,6 +25,7 @@ from segloss.data_scripts.sheets import recorded_classes
 from segloss.data_scripts.summary import MEASURES, ClassSummary, summarise
 from segloss.data_scripts.thumbnails import thumbnail
 from segloss.data_scripts.volumes import BadVolume, read_label
+from segloss.data_scripts.writing import appearing, writable
 
 __all__ = ["page", "report"]
 
@@ -120,13 +121,8 @@ def report(
             problems[sitter.case] = line
             console.print(line, style="red", markup=False, soft_wrap=True)
     target = folder / "report.html" if out is None else out
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".unfinished-{target.name}")
-    try:
+    with writable(target), appearing(target) as (unfinished,):
         unfinished.write_text(page(folder, records, pictures, problems), encoding="utf-8")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
     console.print(f"{len(records)} cases in {target}")
     if problems:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Maps on disk: compressed NIfTI files that are either whole or not there."""
+"""Files that are either whole or not there; and maps, which are such files, compressed NIfTI."""
 
 import math
 import os
@@ -12,12 +12,13 @@ from uuid import uuid4
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import typer
 from isal import igzip
 
 from segloss.data_scripts.grids import Grid, Header
-from segloss.data_scripts.stored import BLOCK, stem
+from segloss.data_scripts.stored import BLOCK, stem, suffix
 
-__all__ = ["map_files", "read_map", "write_map"]
+__all__ = ["appearing", "map_files", "read_map", "writable", "write_map"]
 
 LARGEST_AXIS = 32767
 """Of NIfTI-1, which counts voxels in int16."""
@@ -52,9 +53,8 @@ def write_map(
 ) -> int:
     """Write a map as compressed NIfTI, channel after channel.
 
-    The files of `map_files` appear under their names only when all of them are whole; until then
-    they are called `.unfinished-…`, and they go if anything goes wrong. The same channels always
-    make the same bytes.
+    The files of `map_files` appear under their names only when all of them are whole; see
+    `appearing`. The same channels always make the same bytes.
 
     Args:
         path: Ends in .nii.gz.
@@ -89,7 +89,7 @@ def write_map(
     files = map_files(path, grid, count)
     header = _header(grid, count // len(files), stored, step, description)
     waiting = iter(channels)
-    with _appearing(files) as unfinished:
+    with appearing(*files) as unfinished:
         for file in unfinished:
             with _packed(file) as stream:
                 stream.write(header)
@@ -176,11 +176,16 @@ def _write_channel(
 
 
 @contextmanager
-def _appearing(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary names for files, which get their own when all went well and are gone otherwise."""
+def appearing(*files: Path) -> Iterator[list[Path]]:
+    """Temporary names for files, which get their own when all went well and are gone otherwise.
+
+    They lie beside the files, in folders that are made if need be, and are called
+    ``.unfinished-…``, with the file's suffix.
+    """
     # A name of its own for each attempt: a killed run may leave a process that goes on for a while.
-    attempt = uuid4().hex[:8]
-    unfinished = [file.with_name(f".unfinished-{attempt}-{file.name}") for file in files]
+    unfinished = [file.with_name(f".unfinished-{uuid4().hex}{suffix(file)}") for file in files]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield unfinished
         for temporary, file in zip(unfinished, files, strict=True):
@@ -188,6 +193,15 @@ def _appearing(files: Sequence[Path]) -> Iterator[list[Path]]:
     finally:
         for temporary in unfinished:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn what keeps a command from writing its one result into a line about it."""
+    try:
+        yield
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}.") from error
 
 
 @contextmanager

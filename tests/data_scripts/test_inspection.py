@@ -155,7 +155,7 @@ def test_an_image_that_lies_elsewhere_is_an_error(tmp_path: Path) -> None:
     image = other / "images" / "phantom_0000.nii.gz"
     code, output = run("inspect", label, "--image", image, "--out", tmp_path / "out")
     assert code == 1
-    assert "phantom_0000.nii.gz: does not lie where phantom_0000.nii.gz does: the shapes" in output
+    assert f"phantom_0000.nii.gz: does not lie where {image} does: the shapes" in output
 
 
 def test_a_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

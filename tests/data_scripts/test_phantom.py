@@ -244,6 +244,12 @@ def test_a_case_that_cannot_be_written_does_not_stop_the_others(tmp_path: Path) 
     assert [Path(case["image"]).name[8:12] for case in listed] == ["0000", "0002"]
 
 
+def test_a_folder_that_cannot_be_made_costs_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, output = run(tmp_path / "file" / "out", "--count", 1, "--shape", "8x8")
+    assert (code, "cannot be written: Not a directory" in output) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

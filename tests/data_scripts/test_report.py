@@ -298,6 +298,12 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert run("report", tmp_path, "--jobs", 0)[0] == 2
 
 
+def test_a_page_that_cannot_be_written_costs_a_line(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, output = run("report", maps, "--out", tmp_path / "file" / "page.html", "--jobs", 1)
+    assert (code, "page.html cannot be written: " in output) == (2, True)
+
+
 def test_help_shows_examples() -> None:
     assert "Examples: segloss report maps" in run("report", "--help")[1]
 
