@@ -33,7 +33,13 @@ def read_nifti(path: Path, picture: bool) -> Stored:
     )
     dtype = header.get_data_dtype()
     check_numbers(path, dtype)
-    promised = header.get_data_offset() + math.prod(shape) * dtype.itemsize
+    offset = header.get_data_offset()
+    if offset < header.single_vox_offset:
+        raise BadVolume(
+            f"{path.name}: says that its numbers begin at byte {offset}, which is in its header "
+            f"(vox_offset). Export it again."
+        )
+    promised = offset + math.prod(shape) * dtype.itemsize
     held = path.stat().st_size * (1032 if suffix(path) == ".nii.gz" else 1)  # DEFLATE's best
     if promised > held:
         raise BadVolume(
@@ -61,10 +67,10 @@ def _nifti_header(path: Path, stream: BufferedIOBase) -> Header:
 
 def _nifti_blocks(path: Path, header: Header, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     dtype = header.get_data_dtype()
-    slope, intercept = header.get_slope_inter()
     plane = math.prod(shape[:-1])
     step = max(1, BLOCK // (plane * dtype.itemsize))
     with naming(path), _stream(path) as stream:
+        slope, intercept = header.get_slope_inter()  # raises for a slope without an intercept
         stream.seek(header.get_data_offset())
         for start in range(0, shape[-1], step):
             planes = min(step, shape[-1] - start)

@@ -179,6 +179,8 @@ MALFORMED: list[Malformed] = [
     Malformed("zero-column.nii.gz", _nifti(ball(), srow_y=[0, 0, 0, 0], sform_code=1), "voxels of 1 x 0 x 1 mm"),
     Malformed("nan-affine.nii.gz", _nifti(ball(), srow_y=[0, np.nan, 0, 0], sform_code=1), "voxels of 1 x nan x 1 mm"),
     Malformed("nan-offset.nii.gz", _nifti(ball(), srow_y=[0, 1, 0, np.nan], sform_code=1), "affine that is not finite"),
+    Malformed("nan-intercept.nii.gz", _nifti(ball(), scl_slope=1, scl_inter=np.nan), "damaged.*intercept nan"),
+    Malformed("offset.nii.gz", _nifti(ball(), vox_offset=0), "numbers begin at byte 0, which is in its header"),
     Malformed("two-sizes.nii.gz", _nifti(ball(), pixdim=[1, 1, 1, 2.5, 1, 1, 1, 1], sform_code=1), r"1 x 1 x 2.5 mm \(pixdim\) but places them 1 x 1 x 1 mm"),
     Malformed("sheared.nii.gz", _nifti(ball(), SHEARED, pixdim=[1, 1, 1.0198039, 1, 1, 1, 1, 1]), "axes 0 and 1 meet at 78.7 degrees"),
     Malformed("singular.nii.gz", _nifti(ball(), srow_x=[1, 1, 0, 0], srow_y=[0, 0, 0, 0], sform_code=1), "axes 0 and 1 meet at 0.0 degrees"),
