@@ -145,11 +145,21 @@ def open_dataset(
     return replace(found, classes=found.classes.stated(classes, ignore))
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """The files in a folder and its subfolders, but for hidden ones."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in files if not name.startswith("."))
+def _below(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
+    """The files in a folder and its subfolders, linked ones too, each once; but for hidden ones."""
+    seen = set() if seen is None else seen
+    seen.add(folder.resolve())
+    try:
+        entries = sorted(folder.iterdir(), key=Path.is_symlink)
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            yield entry
+        elif entry.resolve() not in seen:
+            yield from _below(entry, seen)
 
 
 def _fixed(pattern: Path) -> Path:

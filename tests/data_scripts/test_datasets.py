@@ -93,13 +93,24 @@ def test_an_image_that_is_missing_fails_its_own_case_later(tmp_path: Path) -> No
 
 
 def test_images_that_cannot_be_told_apart_or_are_none(tmp_path: Path) -> None:
-    touch(tmp_path, "labels/a.nii.gz", "scans/a.nii", "scans/a.nii.gz")
+    touch(tmp_path, "labels/a.nii.gz", "scans/a.nii", "scans/a.nii.gz", "empty/.hidden.nii.gz")
     with pytest.raises(SourceError, match=r"are both images of a\. Move one"):
         open_dataset(f"{tmp_path}/labels", images=tmp_path / "scans")
     with pytest.raises(SourceError, match="no images found"):
+        open_dataset(f"{tmp_path}/labels", images=tmp_path / "empty")
+    with pytest.raises(SourceError, match="nowhere cannot be read: No such file"):
         open_dataset(f"{tmp_path}/labels", images=tmp_path / "nowhere")
     with pytest.raises(SourceError, match="is a list, which names its images itself"):
         open_dataset(datalist(tmp_path), images=tmp_path / "scans")
+
+
+def test_linked_folders_count_once(tmp_path: Path) -> None:
+    touch(tmp_path, "labels/a.nii.gz", "labels/v2/b.nii.gz", "elsewhere/c.nii.gz")
+    (tmp_path / "labels/siteC").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "labels/latest").symlink_to("v2")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path)
+    found = [case.name for case in open_dataset(f"{tmp_path}/labels").cases]
+    assert found == ["a", "siteC/c", "v2/b"]
 
 
 def test_the_folder_that_maps_are_written_to_holds_no_labels(tmp_path: Path) -> None:
