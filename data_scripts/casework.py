@@ -74,9 +74,19 @@ def work(task: Task) -> Record:
     try:
         with naming(task.case.label):
             record = replace(record, digest=digest(task.case.label))
+        _check_places(task.case)
         valid = _valid(task, record.digest)
         if task.known is not None and not task.recipes.keys() - valid:
-            return replace(task.known, label=record.label, images=record.images, part=record.part)
+            return replace(
+                task.known,
+                label=record.label,
+                images=record.images,
+                part=record.part,
+                classes={
+                    number: {**entry, "name": _name(task.classes, int(number))}
+                    for number, entry in task.known.classes.items()
+                },
+            )
         record = _made(task, record, valid)
     except (BadVolume, OSError, ValueError, TypeError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -90,6 +100,13 @@ def failed(task: Task, reason: str) -> Record:
     line, name = " ".join(reason.split()), task.case.label.name
     error = line if line.startswith(name) else f"{name}: {line}"
     return replace(_blank(task), finished=_now(), error=error)
+
+
+def _check_places(case: Case) -> None:
+    """Raise if an image lies elsewhere than the label."""
+    for path in case.images:
+        if differs := read_grid(path).same_place(read_grid(case.label)):
+            raise BadVolume(f"{case.label.name}: does not lie where {path} does: {differs}")
 
 
 def _blank(task: Task) -> Record:
@@ -138,9 +155,6 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
     case, known = task.case, task.known
     task.backend.settled()  # raises on a machine of a cluster that has no GPU
     volume = read_label(case.label)
-    for path in case.images:
-        if differs := read_grid(path).same_place(volume.grid):
-            raise BadVolume(f"{case.label.name}: does not lie where {path.name} does: {differs}")
     task.classes.check(volume.array, case.label.name)
     recipes = {name: recipe for name, recipe in task.recipes.items() if name not in valid}
     skeleton = task.recipes.get("skeleton")
@@ -151,7 +165,6 @@ def _made(task: Task, record: Record, valid: set[str]) -> Record:
     outputs, parameters = {}, {}
     for name, recipe in recipes.items():
         target = task.folder / name / f"{case.name}.nii.gz"
-        target.parent.mkdir(parents=True, exist_ok=True)
         size = _written(target, name, recipe, label, volume.grid, task.backend, radii, warnings)
         files = [
             file.relative_to(task.folder).as_posix()
@@ -259,12 +272,10 @@ def _classes(
     classes: Classes, label: Label, radii: Mapping[int, Array]
 ) -> dict[str, dict[str, Any]]:
     """What there is of each class or region: those declared, or else those found."""
-    name_of = {values: name for name, values in classes.names.items()}
 
     def entry(number: int, voxels: int, components: int, line: Mask, inside: Array) -> Any:
-        values = classes.regions[number - 1] if classes.regions else (number,)
         return {
-            "name": name_of.get(values, str(number)),
+            "name": _name(classes, number),
             "voxels": voxels,
             "components": components,
             "centreline_length": centreline_length(line, label.spacing),
@@ -281,6 +292,11 @@ def _classes(
         inside = radii[number] if number in radii else _radii(mask, line, label.spacing)
         found[str(number)] = entry(number, int(mask.sum()), component_count(mask), line, inside)
     return found
+
+
+def _name(classes: Classes, number: int) -> str:
+    values = classes.regions[number - 1] if classes.regions else (number,)
+    return next((name for name, those in classes.names.items() if those == values), str(number))
 
 
 def _parts(label: Label) -> Iterator[tuple[int, Mask, Mask]]:

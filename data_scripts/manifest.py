@@ -12,6 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from segloss.data_scripts.volumes import read_label, suffix
+
 __all__ = [
     "VERSION",
     "FolderError",
@@ -67,11 +69,17 @@ class Record:
 
 
 def digest(path: Path) -> str:
-    """A fingerprint of a file's bytes."""
+    """A fingerprint of a label's bytes, wherever they are.
+
+    Raises:
+        BadVolume: If a header's numbers are in a file of their own, and cannot be read.
+    """
     found = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             found.update(block)
+    if suffix(path) in {".mhd", ".nrrd"}:  # whose numbers may be in a file of their own
+        found.update(read_label(path).array)
     return found.hexdigest()
 
 

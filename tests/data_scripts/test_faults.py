@@ -246,7 +246,8 @@ def test_images_that_lie_elsewhere(tmp_path: Path) -> None:
         run = finish(tmp_path / f"{name}.json", tmp_path / name, jobs=1)
         line = " ".join(run.stderr.split())
         assert run.returncode == (name != "good"), line
-        assert name == "good" or f"label.nii.gz: does not lie where {name}.nii.gz does:" in line
+        image = tmp_path / f"{name}.nii.gz"
+        assert name == "good" or f"label.nii.gz: does not lie where {image} does:" in line
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from segloss.data_scripts.manifest import FolderError, Record, digest, opened, read_manifest
+from tests.data_scripts.files import ball, write_itk
 
 RECORD = Record(
     case="siteÄ/a",
@@ -100,3 +101,12 @@ def test_digest_tells_files_apart(tmp_path: Path) -> None:
     assert digest(one) != digest(other)
     other.write_bytes(bytes(3_000_000))
     assert digest(one) == digest(other)
+
+
+def test_digest_looks_at_the_numbers_that_a_header_points_to(tmp_path: Path) -> None:
+    write_itk(tmp_path / "label.mhd", ball())
+    before = digest(tmp_path / "label.mhd")
+    header = (tmp_path / "label.mhd").read_bytes()
+    write_itk(tmp_path / "label.mhd", ball(label=2))
+    assert (tmp_path / "label.mhd").read_bytes() == header
+    assert digest(tmp_path / "label.mhd") != before

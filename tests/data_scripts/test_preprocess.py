@@ -180,6 +180,34 @@ def test_regions_and_ignore_label_of_nnunet(tmp_path: Path, groups: dict[str, li
     assert all(entry["voxels"] > 0 for entry in classes.values())
 
 
+def test_an_image_that_is_added_later_is_looked_at(tmp_path: Path) -> None:
+    label = vessel_phantom((16, 16, 16), seed=0).label
+    save(tmp_path / "labels" / "a.nii.gz", label)
+    save(tmp_path / "images" / "a.nii.gz", label, (1, 1, 3))
+    options = ("--out", tmp_path / "maps", "--classes", 2, "--jobs", 1)
+    assert run(tmp_path / "labels", *options).code == 0
+    outcome = run(tmp_path / "labels", "--images", tmp_path / "images", *options)
+    assert (outcome.code, "the voxel sizes differ" in outcome.output) == (1, True)
+
+
+def test_a_long_name_is_one(tmp_path: Path) -> None:
+    name = "a" * 245
+    save(tmp_path / "labels" / f"{name}.nii.gz", vessel_phantom((16, 16, 16), seed=0).label)
+    run(tmp_path / "labels", "--out", tmp_path / "maps", "--classes", 2, "--jobs", 1)
+    assert files(tmp_path / "maps").keys() == {
+        f"{kind}/{name}.nii.gz" for kind in ("skeleton", "distance")
+    }
+
+
+def test_a_new_name_of_a_class_reaches_the_manifest(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii.gz", vessel_phantom((16, 16, 16), seed=0).label)
+    for name in ("vessel", "artery"):
+        listing = {"labels": {"0": "background", "1": name}, "training": [{"label": "a.nii.gz"}]}
+        (tmp_path / "list.json").write_text(json.dumps(listing))
+        run(tmp_path / "list.json", "--out", tmp_path / "maps", "--jobs", 1)
+        assert read_manifest(tmp_path / "maps")["a"].classes["1"]["name"] == name
+
+
 def test_statistics_are_those_of_the_label(tmp_path: Path) -> None:
     label = np.zeros((40, 20, 20), np.uint8)
     label[5:35, 8:13, 8:13] = 1
