@@ -79,7 +79,7 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     if suffix(path) in {".mhd", ".nrrd"}:  # whose numbers may be in a file of their own
-        found.update(read_label(path).array)
+        found.update(read_label(path).array.data)
     return found.hexdigest()
 
 
