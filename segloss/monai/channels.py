@@ -18,6 +18,7 @@ from segloss.encoding import (
     flat_weight,
     numbered,
 )
+from segloss.engine.constants import constant
 from segloss.shapes import Flat, Logits, Map, Nodes, PerVoxel, Target
 
 __all__ = ["Channels", "Chosen", "activation_of", "counted"]
@@ -118,7 +119,7 @@ class Channels(Encoding):
         c = len(classes)
         member = target if target.shape[1] == c else target == classes
         skipped = c - len(self.positive) if len(self.positive) > 1 else 0
-        positive = classes.new_tensor((1.0,) * skipped + self.positive)[:, None]
+        positive = constant((1.0,) * skipped + self.positive, classes)[:, None]
         return self.negative + (positive - self.negative) * member.to(classes.dtype)
 
 
