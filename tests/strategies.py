@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -78,8 +79,9 @@ LOSSES = tuple(x for x in catalogued() if x not in _APART)
 WITH_PRIOR = (LogitAdjustedCrossEntropyLoss, VectorScalingLoss, LDAMLoss)
 NARROW = (AsymmetricLoss, UnifiedFocalLoss, *WITH_PRIOR)
 """Those that do not take both encodings, or must be told how often each class occurs."""
+EVERY_LOSS = (*LOSSES, *NARROW)
 REGION = tuple(x for x in LOSSES if issubclass(x, ScoreLoss))
-WITH_POLICY = tuple(x for x in LOSSES if issubclass(x, RegionLoss))
+WITH_POLICY = tuple(x for x in EVERY_LOSS if issubclass(x, RegionLoss))
 VOXEL = catalogued(VoxelLoss)
 ROBUST = catalogued(VoxelLoss, "label errors")
 PENALTIES = catalogued(VoxelLoss, "calibration")  # they do not look at the label
@@ -161,6 +163,17 @@ def make_batch(
         weight.to(dtype),
         instances,
     )
+
+
+def made(loss_class: Any, encoding: Any = None, *, channels: int = 3, **options: Any) -> Any:
+    """The loss, told how often each class occurs if it must be; only with an encoding it takes."""
+    if loss_class in WITH_PRIOR:
+        options["prior"] = [(0.9 - 0.01 * k) / 3**k for k in range(channels)]
+    if encoding is None:
+        return loss_class(**options)
+    if not isinstance(encoding, loss_class.takes):
+        pytest.skip(f"{loss_class.__name__} takes another encoding")
+    return loss_class(encoding, **options)
 
 
 def leaves_out_background(encoding: Multiclass | Multilabel) -> bool:
@@ -270,7 +283,7 @@ class Case:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, losses: Sequence[Any] = (*LOSSES, *NARROW), dtype: torch.dtype = torch.float64
+    draw: st.DrawFn, losses: Sequence[Any] = EVERY_LOSS, dtype: torch.dtype = torch.float64
 ) -> Case:
     """Any loss with any options, on any batch.
 

@@ -31,13 +31,13 @@ from segloss.engine import block
 from segloss.engine.sums import Request, dense_sums, one_pass
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from tests.hierarchy.test_activations import defined
-from tests.hierarchy.trees import BRATS, NESTED, SEVEN, WIDE, tree_batch, with_inner_labels
+from tests.hierarchy.trees import BARE, BRATS, NESTED, SEVEN, WIDE, tree_batch, with_inner_labels
 from tests.reference import trees as reference
 
 IGNORED = 255
 ENCODINGS: list[Any] = [
     Tree(tree, activation, labels=labels(tree), ignore=ignore)
-    for tree, activations in ((WIDE, NESTED), (BRATS, (*NESTED, MultiLevelActivation(4.0))))
+    for tree, activations in ((WIDE, NESTED), (BARE, NESTED), (BRATS, (MultiLevelActivation(4.0),)))
     for activation in activations
     for labels, ignore in ((lambda tree: None, None), (with_inner_labels, IGNORED))
 ]

@@ -16,6 +16,7 @@ from segloss import (
 BRATS = LabelTree({"whole": {"core": {"enhancing": None}}})
 SEVEN = LabelTree({"fat": None, "organ": {"liver": {"tumour": None}}}, background="air")
 WIDE = LabelTree({"a": ["b", "c", "d"], "e": {"f": ["g", "h"], "i": None}})
+BARE = LabelTree({"a": {"b": {"c": None}}, "d": ["e", "f"]}, background=None)
 NESTED = (LeafSoftmax(), ConditionalSigmoid(), MaxConstraint("max"), MaxConstraint("min"))
 
 

@@ -15,6 +15,7 @@ from segloss import (
     DiceLoss,
     FocalLoss,
     JaccardLoss,
+    LDAMLoss,
     LovaszLoss,
     Multiclass,
     Multilabel,
@@ -22,7 +23,7 @@ from segloss import (
 )
 from segloss.engine import block
 from tests.losses.checks import assert_as_defined, value_and_gradient
-from tests.strategies import ENCODINGS, IGNORED, LOSSES, Case, cases, make_batch
+from tests.strategies import ENCODINGS, EVERY_LOSS, IGNORED, Case, cases, made, make_batch
 
 
 def named(x: Any) -> str:
@@ -32,18 +33,20 @@ def named(x: Any) -> str:
 def coarse(loss_class: Any) -> dict[str, Any]:
     """Few bins: few edges, across which rounding may move an error; many errors in the last bin.
 
-    In it are the saturated voxels, of whose gradients single precision has few digits. And few
-    erosions: each is one more volume in the graph of the definition.
+    In it are the saturated voxels, of whose gradients single precision has few digits, as it has of
+    those of logits times 30. And few erosions: each is one more volume in the graph of the
+    definition.
     """
-    few: dict[Any, dict[str, int]] = {
+    few: dict[Any, dict[str, float]] = {
         LovaszLoss: {"bins": 16},
+        LDAMLoss: {"scale": 2.0},
         CenterlineDiceLoss: {"iterations": 1},
     }
     return few.get(loss_class, {})
 
 
 # Which of two neighbours is the least, where they are nearly equal, is a matter of rounding.
-ROBUST_TO_ROUNDING = [x for x in LOSSES if x is not CenterlineDiceLoss]
+ROBUST_TO_ROUNDING = [x for x in EVERY_LOSS if x is not CenterlineDiceLoss]
 
 
 @pytest.mark.filterwarnings("ignore:class . of the target is wider than iterations")
@@ -64,36 +67,43 @@ def test_in_single_precision(case: Case) -> None:
     assert_as_defined(loss, batch.logits, batch.target, maps)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 7, 6), (2, 4, 5, 4, 3)], ids=["2d", "3d"])
+@pytest.mark.parametrize("shape", [(3, 3, 7, 6), (2, 3, 5, 4, 3)], ids=["2d", "3d"])
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_with_each_encoding(loss_class: Any, encoding: Any, shape: tuple[int, ...]) -> None:
-    loss = loss_class(encoding, group="sample", reduction="none", **coarse(loss_class))
+    loss = made(loss_class, encoding, group="sample", reduction="none", **coarse(loss_class))
     batch = make_batch(encoding, shape=shape, dtype=torch.float32)
     for weighted in (False, True):
         assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=weighted))
 
 
 @pytest.mark.parametrize("channels", [2, 3, 17, 40])
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_with_few_and_many_classes(loss_class: Any, channels: int) -> None:
-    loss = loss_class(**coarse(loss_class))
+    loss = made(loss_class, channels=channels, **coarse(loss_class))
     shape = (2, channels, 6, 7, 5)
     batch = make_batch(loss.encoding, shape=shape, dtype=torch.float32, present=channels - 1)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
 
 
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
+def test_with_a_weight_for_each_class(loss_class: Any) -> None:
+    loss = made(loss_class, class_weight=[0.5, 1.0, 3.0][made(loss_class).encoding.first :])
+    batch = make_batch(loss.encoding)
+    assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_with_soft_targets(loss_class: Any, encoding: Any) -> None:
-    loss = loss_class(encoding)
+    loss = made(loss_class, encoding)
     batch = make_batch(encoding, soft=True, dtype=torch.float32)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
 
 
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_labels_may_come_in_any_guise(loss_class: Any) -> None:
-    loss = loss_class(Multiclass(), **coarse(loss_class))
+    loss = made(loss_class, Multiclass(), **coarse(loss_class))
     batch = make_batch(shape=(2, 3, 4, 5))
     maps, labels = batch.maps(loss), batch.target
     expected = value_and_gradient(loss, batch.logits, labels, **maps)
@@ -112,9 +122,9 @@ def test_labels_may_come_in_any_guise(loss_class: Any) -> None:
         assert_close(value_and_gradient(loss, batch.logits, guise, **maps), expected)
 
 
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_two_classes_may_be_boolean(loss_class: Any) -> None:
-    loss = loss_class()
+    loss = made(loss_class, channels=2)
     batch = make_batch(loss.encoding, shape=(2, 2, 4, 5))
     maps = batch.maps(loss)
     assert_close(
@@ -122,9 +132,9 @@ def test_two_classes_may_be_boolean(loss_class: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_a_binary_target_needs_no_channel(loss_class: Any) -> None:
-    loss = loss_class(Multilabel())
+    loss = made(loss_class, Multilabel(), channels=1)
     batch = make_batch(Multilabel(), shape=(3, 1, 4, 5))
     maps = batch.maps(loss)
     flat = {name: m[:, 0] for name, m in maps.items()}
@@ -173,9 +183,9 @@ def test_a_distance_map_may_have_another_type(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("encoding", [Multilabel(), Multilabel(ignore=IGNORED)], ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_each_region_may_have_a_weight_of_its_own(loss_class: Any, encoding: Any) -> None:
-    loss = loss_class(encoding)
+    loss = made(loss_class, encoding)
     batch = make_batch(encoding)
     weight = torch.rand(2, 3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     maps = batch.maps(loss) | {"weight": weight}
@@ -183,19 +193,19 @@ def test_each_region_may_have_a_weight_of_its_own(loss_class: Any, encoding: Any
 
 
 @pytest.mark.parametrize("weight_type", [torch.bool, torch.uint8, torch.float16, torch.float64])
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_a_weight_may_have_any_type_and_a_channel(
     loss_class: Any, weight_type: torch.dtype
 ) -> None:
-    loss = loss_class()
+    loss = made(loss_class)
     batch = make_batch(loss.encoding, dtype=torch.float32)
     maps = batch.maps(loss) | {"weight": batch.weight[:, None].to(weight_type)}
     assert_as_defined(loss, batch.logits, batch.target, maps)
 
 
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_memory_layout_does_not_matter(loss_class: Any) -> None:
-    loss = loss_class()
+    loss = made(loss_class)
     batch = make_batch(loss.encoding, shape=(2, 3, 6, 5, 4))
     maps, target = batch.maps(loss, weight=True), batch.target
     expected = value_and_gradient(loss, batch.logits, target, **maps)
@@ -215,11 +225,11 @@ def test_memory_layout_does_not_matter(loss_class: Any) -> None:
 
 
 @pytest.mark.parametrize("encoding", [ENCODINGS[3], ENCODINGS[5]], ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_the_size_of_a_block_does_not_matter(
     loss_class: Any, encoding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = loss_class(encoding, group="sample", reduction="none", **coarse(loss_class))
+    loss = made(loss_class, encoding, group="sample", reduction="none", **coarse(loss_class))
     batch = make_batch(encoding, shape=(3, 3, 4, 5))
     for voxels in (7, 19, 20, 21, 45):
         monkeypatch.setattr(block, "_CPU", 3 * voxels)
@@ -236,7 +246,7 @@ def test_at_the_edges_of_a_block(beyond: int) -> None:
 
 @pytest.mark.parametrize("loss_class", ROBUST_TO_ROUNDING, ids=named)
 def test_many_small_samples(loss_class: Any) -> None:
-    loss = loss_class(group="sample", reduction="none")
+    loss = made(loss_class, group="sample", reduction="none")
     batch = make_batch(loss.encoding, shape=(200, 3, 2, 2), dtype=torch.float32)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss))
 
@@ -247,7 +257,7 @@ def test_many_small_samples(loss_class: Any) -> None:
 def test_half_precision_costs_only_the_rounding_of_the_logits(
     loss_class: Any, encoding: Any, dtype: torch.dtype
 ) -> None:
-    loss = loss_class(encoding, reduction="sum", **coarse(loss_class))
+    loss = made(loss_class, encoding, reduction="sum", **coarse(loss_class))
     batch = make_batch(encoding, shape=(2, 3, 8, 9, 7), dtype=dtype)
     maps = batch.maps(loss)
     value, gradient = value_and_gradient(loss, batch.logits, batch.target, **maps)
@@ -260,11 +270,11 @@ def test_half_precision_costs_only_the_rounding_of_the_logits(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_half_precision_with_more_voxels_than_it_can_count(
     loss_class: Any, dtype: torch.dtype
 ) -> None:
-    loss = loss_class()
+    loss = made(loss_class, channels=2)
     batch = make_batch(loss.encoding, shape=(1, 2, 41, 41, 41), dtype=dtype)
     maps = batch.maps(loss)
     exact = loss(batch.logits.double(), batch.target, **maps)
@@ -272,9 +282,9 @@ def test_half_precision_with_more_voxels_than_it_can_count(
 
 
 @pytest.mark.parametrize("encoding", [ENCODINGS[0], ENCODINGS[3], ENCODINGS[5]], ids=str)
-@pytest.mark.parametrize("loss_class", LOSSES, ids=named)
+@pytest.mark.parametrize("loss_class", EVERY_LOSS, ids=named)
 def test_first_and_second_derivatives(loss_class: Any, encoding: Any) -> None:
-    loss = loss_class(encoding, group="sample", reduction="none", **coarse(loss_class))
+    loss = made(loss_class, encoding, group="sample", reduction="none", **coarse(loss_class))
     batch = make_batch(encoding, shape=(2, 3, 2, 3), scale=1.0)
     maps = batch.maps(loss, weight=True)
 

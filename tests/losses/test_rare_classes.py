@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -30,172 +29,32 @@ from segloss import (
     UnifiedFocalLoss,
     VectorScalingLoss,
 )
-from segloss.engine import block
 from segloss.engine import sums as engine
 from segloss.engine.voxel import Phi
 from segloss.losses.asymmetric import ShiftedFocal
 from segloss.losses.polynomial import Poly1
 from tests.losses.checks import assert_as_defined, kept_for_backward, value_and_gradient
-from tests.strategies import ENCODINGS, IGNORED, NARROW, WITH_PRIOR, Case, cases, make_batch
+from tests.strategies import IGNORED, NARROW, WITH_PRIOR, made, make_batch
 from tests.test_contract import DYNAMO, PUBLIC
 
 PRIOR = [0.6, 0.3, 0.1]
-READ = [(x, e) for x in NARROW for e in ENCODINGS if isinstance(e, x.takes)]
-each = pytest.mark.parametrize(("loss_class", "encoding"), READ)
-each_loss = pytest.mark.parametrize("loss_class", NARROW)
+each_loss = pytest.mark.parametrize("loss_class", WITH_PRIOR)
 PHIS: list[Phi] = [Poly1(gamma, epsilon) for gamma in (0.0, 0.5, 2.0) for epsilon in (-1.0, 3.0)]
 PHIS += [ShiftedFocal(gamma, shift) for gamma in (0.0, 0.5, 4.0) for shift in (0.001, 0.05, 0.5)]
 
 
-def told(loss_class: Any, encoding: Any = None, channels: int = 3, **options: Any) -> Any:
-    """The loss, with what it must be told."""
-    if loss_class in WITH_PRIOR:
-        options.setdefault("prior", [(0.9 - 0.01 * k) / 3**k for k in range(channels)])
-    return loss_class(**options) if encoding is None else loss_class(encoding, **options)
-
-
 def same(one: Any, other: Any, encoding: Any = Multiclass(), **batch: Any) -> None:  # noqa: B008
-    made = make_batch(encoding, **batch)
-    found = value_and_gradient(one, made.logits, made.target)
-    assert_close(found, value_and_gradient(other, made.logits, made.target))
+    asked = make_batch(encoding, **batch)
+    found = value_and_gradient(one, asked.logits, asked.target)
+    assert_close(found, value_and_gradient(other, asked.logits, asked.target))
 
 
-# What every loss promises, of those that the other tests of promises leave out.
-
-
-@given(cases(NARROW))
-@settings(max_examples=60)
-def test_in_double_precision(case: Case) -> None:
-    loss, batch, maps = case.make()
-    assert_as_defined(loss, batch.logits, batch.target, maps)
-
-
-@each
-def test_with_each_encoding(loss_class: Any, encoding: Any) -> None:
-    loss = told(loss_class, encoding, group="sample", reduction="none")
-    for shape in [(3, 3, 7, 6), (2, 3, 5, 4, 3)]:
-        batch = make_batch(encoding, shape=shape, dtype=torch.float32)
-        for weighted in (False, True):
-            assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=weighted))
-
-
-@pytest.mark.parametrize("channels", [2, 17, 40])
-@each_loss
-def test_with_few_and_many_classes(loss_class: Any, channels: int) -> None:
-    loss = told(loss_class, channels=channels, **scaled(loss_class))
-    shape = (2, channels, 6, 7)
-    batch = make_batch(loss.encoding, shape=shape, dtype=torch.float32, present=channels - 1)
-    assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
-
-
-def scaled(loss_class: Any) -> dict[str, Any]:
-    """Logits times 30 leave few voxels undecided: little of their gradients is above rounding."""
-    return {"scale": 2.0} if loss_class is LDAMLoss else {}
-
-
-@each
-def test_with_soft_targets(loss_class: Any, encoding: Any) -> None:
-    if encoding.ignore is None:
-        loss = told(loss_class, encoding)
-        batch = make_batch(encoding, soft=True)
-        assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
-
-
-@each
-def test_the_size_of_a_block_does_not_matter(
-    loss_class: Any, encoding: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loss = told(loss_class, encoding, group="sample", reduction="none")
-    batch = make_batch(encoding, shape=(3, 3, 4, 5))
-    for voxels in (7, 20, 45):
-        monkeypatch.setattr(block, "_CPU", 3 * voxels)
-        assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=True))
-
-
-@each
-def test_first_and_second_derivatives(loss_class: Any, encoding: Any) -> None:
-    loss = told(loss_class, encoding, group="sample", reduction="none", **scaled(loss_class))
-    batch = make_batch(encoding, shape=(2, 3, 2, 3), scale=1.0)
-
-    def of_logits(logits: Tensor) -> Tensor:
-        score: Tensor = loss(logits, batch.target, weight=batch.weight)
-        return score
-
-    logits = batch.logits.requires_grad_()
-    assert torch.autograd.gradcheck(of_logits, (logits,), fast_mode=True)
-    assert torch.autograd.gradgradcheck(of_logits, (logits,), fast_mode=True)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@each
-def test_extreme_logits_stay_finite(loss_class: Any, encoding: Any, dtype: torch.dtype) -> None:
-    loss = told(loss_class, encoding, group="sample", reduction="none")
-    batch = make_batch(encoding, dtype=dtype)
-    for logits in (1e4 * batch.logits.sign(), torch.full_like(batch.logits, 1e4)):
-        value, gradient = value_and_gradient(loss, logits, batch.target)
-        assert value.isfinite().all()
-        assert gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@each_loss
-def test_half_precision_costs_only_the_rounding_of_the_logits(
-    loss_class: Any, dtype: torch.dtype
-) -> None:
-    loss = told(loss_class, reduction="sum")
-    batch = make_batch(loss.encoding, shape=(2, 3, 8, 9, 7), dtype=dtype)
-    value, gradient = value_and_gradient(loss, batch.logits, batch.target)
-    exact, slope = value_and_gradient(loss, batch.logits.double(), batch.target)
-    assert_close(value.double(), exact, rtol=1e-5, atol=1e-7)
-    unit = torch.finfo(dtype).eps
-    assert_close(gradient.double(), slope, rtol=unit, atol=1.2e-7)
-
-
-@each
-def test_a_perfect_prediction_costs_nothing(loss_class: Any, encoding: Any) -> None:
-    loss = told(loss_class, encoding)
-    batch = make_batch(encoding)
-    target = batch.target.masked_fill(batch.target == IGNORED, 0)
-    if isinstance(encoding, Multiclass):
-        target = F.one_hot(target, 3).movedim(-1, 1)
-    value, gradient = value_and_gradient(loss, 100 * (2.0 * target.double() - 1), batch.target)
-    assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-12)
-    assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("by", ["ignore", "weight"])
-@each
-def test_what_does_not_count_is_as_good_as_cropped(loss_class: Any, encoding: Any, by: str) -> None:
-    loss = told(loss_class, encoding, group="sample", reduction="none")
-    batch = make_batch(encoding, shape=(2, 3, 4, 6))
-    target, weight = batch.target.clone(), torch.ones(2, 4, 6)
-    if by == "weight":
-        weight[..., 4:] = 0
-    elif encoding.ignore is None:
-        return
-    else:
-        target[..., 4:] = IGNORED
-    value, gradient = value_and_gradient(loss, batch.logits, target, weight=weight)
-    other, inner = value_and_gradient(loss, batch.logits[..., :4], batch.target[..., :4])
-    assert_close(value, other)
-    assert_close(gradient[..., :4], inner)
-    assert not gradient[..., 4:].any()
-
-
-@each_loss
-def test_nothing_that_counts_costs_nothing(loss_class: Any) -> None:
-    loss = told(loss_class)
-    batch = make_batch(loss.encoding)
-    value, gradient = value_and_gradient(
-        loss, batch.logits, batch.target, weight=torch.zeros(2, 6, 5)
-    )
-    assert value == 0
-    assert not gradient.any()
+# What every loss promises, of those that must be told how often each class occurs.
 
 
 @each_loss
 def test_comes_back_from_repr_pickle_and_copy(loss_class: Any) -> None:
-    loss = told(loss_class, group="batch", class_weight=[1.0, 1.0, 2.0])
+    loss = made(loss_class, group="batch", class_weight=[1.0, 1.0, 2.0])
     batch = make_batch(loss.encoding)
     expected = loss(batch.logits, batch.target)
     twins = [eval(repr(loss), dict(PUBLIC)), pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)]
@@ -206,9 +65,9 @@ def test_comes_back_from_repr_pickle_and_copy(loss_class: Any) -> None:
 
 @each_loss
 def test_reductions_agree(loss_class: Any) -> None:
-    batch = make_batch(told(loss_class).encoding)
+    batch = make_batch(made(loss_class).encoding)
     results = {
-        reduction: told(loss_class, group="sample", reduction=reduction)(batch.logits, batch.target)
+        reduction: made(loss_class, group="sample", reduction=reduction)(batch.logits, batch.target)
         for reduction in ("none", "mean", "sum")
     }
     assert len(results["none"]) == 2
@@ -220,7 +79,7 @@ def test_reductions_agree(loss_class: Any) -> None:
 @pytest.mark.compiled
 @each_loss
 def test_compiles_to_the_same_values(loss_class: Any) -> None:
-    loss = told(loss_class)
+    loss = made(loss_class)
     batch = make_batch(loss.encoding)
     compiled = torch.compile(loss, backend="aot_eager")
     expected = value_and_gradient(loss, batch.logits, batch.target)
@@ -332,7 +191,7 @@ def test_adjusted_losses_without_an_adjustment_are_cross_entropy() -> None:
     same(VectorScalingLoss(prior=PRIOR, gamma=0.0), LogitAdjustedCrossEntropyLoss(prior=PRIOR))
 
 
-@pytest.mark.parametrize("loss_class", WITH_PRIOR)
+@each_loss
 def test_a_prior_may_be_in_any_unit(loss_class: Any) -> None:
     same(loss_class(prior=PRIOR), loss_class(prior=[1000 * p for p in PRIOR]))
 
@@ -365,7 +224,7 @@ def test_what_is_rare_has_to_win_by_more() -> None:
         assert loss(logits.flip(1), torch.ones(1, 1, 1).long()) > frequent
 
 
-@pytest.mark.parametrize("loss_class", WITH_PRIOR)
+@each_loss
 def test_a_compound_reads_the_logits_as_each_term_does(
     loss_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +244,7 @@ def test_a_compound_reads_the_logits_as_each_term_does(
     assert len(passes) == 2  # of plain and of adjusted logits, whose channels are read alike
 
 
-@pytest.mark.parametrize("loss_class", WITH_PRIOR)
+@each_loss
 def test_adjusting_keeps_no_volume(loss_class: Any) -> None:
     logits = torch.zeros(1, 3, 24, 24, 24, requires_grad=True)
     labels = torch.zeros(1, 24, 24, 24, dtype=torch.uint8)
@@ -546,18 +405,18 @@ def test_an_option_out_of_range(loss_class: Any, options: dict[str, Any], words:
         loss_class(**options)
 
 
-@pytest.mark.parametrize("loss_class", WITH_PRIOR)
+@each_loss
 def test_a_prior_for_other_channels(loss_class: Any) -> None:
     batch = make_batch(shape=(2, 4, 5, 6))
     with pytest.raises(ValueError, match=r"prior has 3 numbers, expected 4: one for each channel"):
         loss_class(Multiclass(background=False), prior=PRIOR)(batch.logits, batch.target)
 
 
-@each_loss
+@pytest.mark.parametrize("loss_class", NARROW)
 def test_an_encoding_that_does_not_fit(loss_class: Any) -> None:
     known = " or ".join(kind.__name__ for kind in loss_class.takes)
     tree = Tree(LabelTree({"liver": {"tumour": None}}))
     others = [e for e in (Multiclass(), Multilabel()) if not isinstance(e, loss_class.takes)]
     for encoding in [tree, *others]:
         with pytest.raises(TypeError, match=f"{loss_class.__name__} takes the encoding {known}, "):
-            told(loss_class, encoding)
+            loss_class(encoding, **({"prior": PRIOR} if loss_class in WITH_PRIOR else {}))
