@@ -53,7 +53,7 @@ class Task:
         """Whatever the maps depend on beside the label, a table for each."""
         classes = {
             "num_classes": self.classes.count,
-            "regions": self.classes.regions and [list(values) for values in self.classes.regions],
+            "region_labels": self.classes.regions and list(map(list, self.classes.regions)),
             "ignore": self.classes.ignore,
             "backend": self.backend.value,
         }

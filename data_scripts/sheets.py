@@ -97,7 +97,7 @@ def class_bits(labels: Array, classes: Mapping[str, tuple[int, ...]]) -> Array:
 def recorded_classes(record: Record) -> Classes:
     """What the labels of a case meant when its maps were made."""
     stated = next(iter(record.parameters.values()), {})
-    regions = [tuple(values) for values in stated.get("regions") or ()]
+    regions = [tuple(values) for values in stated.get("region_labels") or ()]
     names = {
         entry["name"]: regions[int(number) - 1] if regions else (int(number),)
         for number, entry in record.classes.items()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ from monai.data import load_decathlon_datalist
 from monai.transforms import Compose, LoadImaged, Transform
 from typer.testing import CliRunner
 
+from segloss.data_scripts.casework import Task
+from segloss.data_scripts.classes import UNKNOWN
 from segloss.data_scripts.cli import app
+from segloss.data_scripts.datasets import Case
 from segloss.data_scripts.manifest import Record, read_manifest
 from segloss.data_scripts.phantom import vessel_phantom
+from segloss.data_scripts.recipes import RECIPES
 from segloss.transforms import (
     BoundaryBand,
     BoundaryWeight,
@@ -397,6 +401,14 @@ def test_memory_limits_the_jobs(tmp_path: Path) -> None:
     )
     assert outcome.code == 0
     assert "1 at a time rather than 2: case_1 may take 0.3 GiB, and there are 0.3" in outcome.output
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_option_of_a_map_is_recorded(name: str) -> None:
+    recipe: Any = RECIPES[name]()
+    case = Case("a", Path("a.nii.gz"), (), "training", {})
+    parameters = Task(case, UNKNOWN, {name: recipe}, Path()).parameters[name]
+    assert asdict(recipe).items() <= parameters.items()
 
 
 def test_help_shows_examples() -> None:

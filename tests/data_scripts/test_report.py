@@ -51,7 +51,7 @@ def record(case: str, *voxels: int, **rest: Any) -> Record:
     given: dict[str, Any] = {
         "case": case, "label": f"/nowhere/{case}.nii.gz", "images": [], "part": "training",
         "digest": "0", "version": "1", "finished": "2026-01-01T00:00:00+00:00", "seconds": 0.5,
-        "parameters": {"skeleton": {"radius": 2, "per_class": False, "regions": None}},
+        "parameters": {"skeleton": {"radius": 2, "per_class": False, "region_labels": None}},
         "outputs": {"skeleton": {"path": "skeleton/x.nii.gz", "bytes": 2**20}},
         "shape": [8, 8, 8], "spacing": [1.0, 1.0, 2.0], "unit": "mm", "classes": classes,
     }  # fmt: skip
