@@ -13,7 +13,8 @@ Shit et al., "clDice", CVPR 2021, written as a product.
 What is not there (beyond the border, or of no weight) takes part in no minimum and no maximum.
 Minima and maxima are taken by shifting, so that their gradient needs no indices and does not depend
 on the order in which a GPU adds up: it goes to the voxel itself if that is one of the extremes,
-else to the first neighbour that is.
+else to the first neighbour that is. This is done by PyTorch's operations here, and on the CPU, in
+single precision, by the loops of `segloss.engine.skeleton_waves`: the same numbers, much faster.
 """
 
 import itertools
@@ -23,11 +24,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
+from segloss.engine import skeleton_waves
 from segloss.engine.block import Block, Place
 from segloss.engine.probability import Measure
+from segloss.engine.volumes import Volume
 from segloss.shapes import Nodes
 
 __all__ = ["SoftSkeletonSums", "outlasts", "soft_skeleton", "soft_skeleton_slope"]
@@ -74,79 +78,109 @@ class SoftSkeletonSums(Measure):
 
     def sums(self, block: Block, encoded: Encoded, place: Place) -> Tensor:
         """What one slab, without its margins, adds to both sums."""
-        total = block.logits.new_zeros(1, *self.shape)
-        for node, pred, there in self._volumes(block):
-            skeleton = self._own(soft_skeleton(pred, self.iterations, there), place).flatten()
-            if block.weight is not None:
-                skeleton *= _row(block.weight, node)
-            total[0, 0, node] = skeleton.sum()
-            total[0, 1, node] = skeleton.dot(block.true[0, node])
-        return total
+        volume = self._volume(block)
+        skeleton = soft_skeleton(volume.pred[0], self.iterations, _first(volume.there))
+        skeleton = self._own(skeleton, volume, place).flatten(1)
+        overlap = vecdot(skeleton, volume.true[0].flatten(1))
+        return pad(torch.stack([skeleton.sum(1), overlap]), (self.first, 0))[None]
 
     def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
-        """A node at a time: what a skeleton needs is kept for one of them only."""
-        slopes = []
-        for node, pred, there in self._volumes(block):
-            by_skeleton = scale[0, 0, node] + scale[0, 1, node] * block.true[0, node]
-            if block.weight is not None:
-                by_skeleton *= _row(block.weight, node)
-            by_skeleton = self._own(by_skeleton.view_as(pred), place)
-            by_pred = soft_skeleton_slope(pred, self.iterations, by_skeleton, there)
-            slopes.append(by_pred.flatten())
-        return pad(torch.stack(slopes)[None], (0, 0, self.first, 0))
+        """Of the nodes before the first scored one it is 0."""
+        volume = self._volume(block)
+        alone, times_true = scale[0, :, self.first :].view(2, -1, *[1] * len(self.space))
+        scale = self._own(volume.true[0] * times_true + alone, volume, place)
+        slope = soft_skeleton_slope(
+            volume.pred[0], self.iterations, scale, _first(volume.there)
+        ).flatten(1)
+        return pad(slope[None], (0, 0, self.first, 0))
 
-    def _volumes(self, block: Block) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        for node in range(self.first, self.shape[1]):
-            there = None if block.weight is None else (_row(block.weight, node) != 0)
-            there = None if there is None else there.view(-1, *self.space[1:])
-            yield node, block.pred[0, node].view(-1, *self.space[1:]), there
+    def _volume(self, block: Block) -> Volume:
+        return Volume(block, (-1, *self.space[1:]), self.shape[1] - self.first)
 
-    def _own(self, x: Tensor, place: Place) -> Tensor:
-        """Set the margins of a slab to 0; the ends of the volume have none."""
-        start, stop = place[1].start, place[1].stop
-        if start > 0:
-            x[: self.margin] = 0
-        if stop < math.prod(self.space):
-            x[-self.margin :] = 0
+    def _own(self, x: Tensor, volume: Volume, place: Place) -> Tensor:
+        """Weigh voxels, those in the margins of a slab by 0; the ends of the image have none."""
+        if volume.weight is not None:
+            x *= volume.weight[0]
+        if place[1].start > 0:
+            x[:, : self.margin] = 0
+        if place[1].stop < math.prod(self.space):
+            x[:, -self.margin :] = 0
         return x
 
 
 def soft_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
-    """The soft skeleton of a map of two or three axes, from 0 to 1.
+    """The soft skeletons of maps, from 0 to 1.
 
     Args:
-        x: From 0 to 1.
+        x: Maps from 0 to 1, ``(m, *space)`` with two or three image axes.
         iterations: How often to erode before the last piece; at least the radius of what is to be
             thinned, in voxels.
-        there: Booleans: the voxels that exist.
+        there: Booleans, ``(m or 1, *space)``: the voxels that exist; 0 is the skeleton elsewhere.
 
     Example:
-        >>> bar = torch.ones(3, 5)
-        >>> soft_skeleton(torch.nn.functional.pad(bar, (1, 1, 1, 1)), 1)[1:-1, 1:-1]
+        >>> bar = torch.ones(1, 3, 5)
+        >>> soft_skeleton(torch.nn.functional.pad(bar, (1, 1, 1, 1)), 1)[0, 1:-1, 1:-1]
         tensor([[0., 0., 0., 0., 0.],
                 [0., 1., 1., 1., 0.],
                 [0., 0., 0., 0., 0.]])
     """
+    if skeleton_waves.supports(x):
+        return skeleton_waves.skeletons(x, iterations, there)
+    return torch.stack([_skeleton(*each, iterations) for each in _each(x, there)])
+
+
+def soft_skeleton_slope(
+    x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = None
+) -> Tensor:
+    """Derivatives by the maps of the sums of their soft skeletons, each voxel times a scale.
+
+    Args:
+        x: See `soft_skeleton`.
+        iterations: See `soft_skeleton`.
+        scale: ``(m, *space)``, 0 for voxels that do not exist.
+        there: See `soft_skeleton`.
+    """
+    if skeleton_waves.supports(x):
+        return skeleton_waves.slopes(x, iterations, scale, there)
+    each = zip(_each(x, there), scale, strict=True)
+    return torch.stack([_slope(*of, iterations, by) for of, by in each])
+
+
+def outlasts(mask: Tensor, erosions: int) -> bool:
+    """Whether anything is left of a mask after so many erosions; waits for a GPU to tell.
+
+    Of a mask without a border there is always everything left, which says nothing: False.
+    """
+    x = mask.byte()
+    if x.all():
+        return False
+    for _ in range(erosions):
+        if not x.any():
+            return False
+        x = _eroded(x, None)
+    return bool(x.any())
+
+
+def _first(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x[0]
+
+
+def _each(x: Tensor, there: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """One map after the other: what a skeleton needs is kept for one of them only."""
+    return zip(x, [None] * len(x) if there is None else there.expand(x.shape), strict=True)
+
+
+def _skeleton(x: Tensor, there: Tensor | None, iterations: int) -> Tensor:
     x = _filled(x, there, 1)
     rest = torch.ones_like(x)
     for _ in range(iterations + 1):
         eroded = _eroded(x, there)
         rest *= (x - _opened(eroded, there)).clamp_(min=0).neg_().add_(1)
         x = eroded
-    return 1 - rest
+    return _filled(1 - rest, there, 0)
 
 
-def soft_skeleton_slope(
-    x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = None
-) -> Tensor:
-    """Derivative by the map of the sum of its soft skeleton times a scale.
-
-    Args:
-        x: See `soft_skeleton`.
-        iterations: See `soft_skeleton`.
-        scale: One number for each voxel, 0 for those that do not exist.
-        there: See `soft_skeleton`.
-    """
+def _slope(x: Tensor, there: Tensor | None, iterations: int, scale: Tensor) -> Tensor:
     erosions, rests = [_filled(x, there, 1)], [torch.ones_like(x)]
     for _ in range(iterations):
         erosions.append(_eroded(erosions[-1], there))
@@ -169,25 +203,6 @@ def soft_skeleton_slope(
         flow = _filled(_routed(flow, x, eroded, range(x.ndim)), there, 0).add_(pull)
         eroded = x
     return flow
-
-
-def outlasts(mask: Tensor, erosions: int) -> bool:
-    """Whether anything is left of a mask after so many erosions; waits for a GPU to tell.
-
-    Of a mask without a border there is always everything left, which says nothing: False.
-    """
-    x = mask.byte()
-    if x.all():
-        return False
-    for _ in range(erosions):
-        if not x.any():
-            return False
-        x = _eroded(x, None)
-    return bool(x.any())
-
-
-def _row(weight: Tensor, node: int) -> Tensor:
-    return weight[0, node if weight.shape[1] > 1 else 0]
 
 
 def _filled(x: Tensor, there: Tensor | None, value: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from math import inf
 from typing import ClassVar, final
 
@@ -171,13 +170,9 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
     def _skeleton(self, found: Tensor, there: Tensor | None) -> Tensor:
         """The morphological skeleton of each mask."""
         if there is not None:
-            there = there.expand_as(found)
-            found = found & there
-        lines = found.float()
-        for place in product(*map(range, found.shape[:2])):
-            known = None if there is None else there[place]
-            lines[place] = soft_skeleton(lines[place], self.iterations, known)
-        return lines
+            found, there = found & there, there.expand_as(found).flatten(0, 1)
+        lines = soft_skeleton(found.float().flatten(0, 1), self.iterations, there)
+        return lines.view_as(found)
 
 
 def _weights(depth: Tensor, line: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -216,7 +216,7 @@ class CenterlineDice(Term):
         for sample in range(b):
             for node in range(self.skipped(c), c):
                 true = target[sample, 0] == node if hard else target[sample, node]
-                skeletons[sample, node] = soft_skeleton(true.float(), self.iterations)
+                (skeletons[sample, node],) = soft_skeleton(true.float()[None], self.iterations)
         return skeletons
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:

@@ -1,0 +1,131 @@
+"""Soft skeletons on the CPU, in single precision: memory and threads for the compiled loops.
+
+PyTorch's operations go over a whole volume for each of the many steps of a soft skeleton. In the
+loops of `segloss.engine.loops.skeleton` the steps follow each other through the volume like waves,
+and only the planes between the first and the last of them are kept: about 5 k for the skeleton and
+2 (k + 3)² for its slope, k being the number of erosions.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate, pairwise, product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from segloss.engine import backend
+
+__all__ = ["skeletons", "slopes", "supports"]
+
+
+def supports(x: Tensor) -> bool:
+    """Whether the loops know maps like these."""
+    return backend.chosen() != "torch" and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def skeletons(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
+    """The soft skeletons of maps; see `segloss.engine.soft_skeleton.soft_skeletons`."""
+    from segloss.engine.loops import skeleton as loops  # here, as it loads numba
+
+    k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
+    out = torch.empty_like(volumes)
+
+    def work(part: _Part) -> None:
+        planes, rings = _rings(volumes, [3] * (k + 2), [1] + [2] * (k + 1))
+        seen, own = volumes[part.map, part.first : part.last], out[part.map, part.begin : part.end]
+        loops.write_skeleton(seen.numpy(), part.begin - part.first, planes, *rings, own.numpy())
+
+    for _ in _shared(work, _parts(volumes, k + 2)):
+        pass
+    return out.view(x.shape)
+
+
+def slopes(x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = None) -> Tensor:
+    """Their derivatives by the maps; see `segloss.engine.soft_skeleton.soft_skeleton_slopes`."""
+    from segloss.engine.loops import skeleton as loops  # here, as it loads numba
+
+    k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
+    scales = scale.contiguous().view(volumes.shape)
+
+    def work(part: _Part) -> Tensor:
+        planes, rings = _rings(
+            volumes,
+            [2 * (k - i) + 5 for i in range(k + 2)],
+            [1] + [2 * (k - i) + 2 for i in range(1, k + 1)],
+            [k + 1],
+            [3] * (k + 2),
+        )
+        seen, own = (
+            volumes[part.map, part.first : part.last],
+            scales[part.map, part.begin : part.end],
+        )
+        out = torch.empty_like(seen)
+        loops.write_slope(
+            *(seen.numpy(), own.numpy(), part.begin - part.first, planes, *rings, out.numpy())
+        )
+        return out
+
+    out, parts = torch.zeros_like(volumes), _parts(volumes, k + 2)
+    for part, slope in zip(parts, _shared(work, parts), strict=True):
+        out[part.map, part.first : part.last] += slope
+    return out.view(x.shape)
+
+
+class _Part(NamedTuple):
+    """Planes of a map, from `begin` to `end`, and those that they depend on."""
+
+    map: int
+    first: int
+    begin: int
+    end: int
+    last: int
+
+
+def _parts(volumes: Tensor, margin: int) -> list[_Part]:
+    """As many for each map as make it fast: in a margin there is a quarter of the work to do."""
+    maps, planes = volumes.shape[:2]
+
+    def time(count: int) -> float:
+        rounds = -(-maps * count // torch.get_num_threads())
+        return rounds * (planes + (count - 1) * 2 * margin / 4) / count
+
+    count = min(range(1, max(1, planes // margin) + 1), key=time)
+    bounds = list(pairwise([planes * i // count for i in range(count + 1)]))
+    return [
+        _Part(m, max(0, begin - margin), begin, end, min(planes, end + margin))
+        for m, (begin, end) in product(range(maps), bounds)
+    ]
+
+
+def _volumes(x: Tensor, there: Tensor | None, nothing: float) -> Tensor:
+    """Maps of three axes, ``(m, d, h, w)``, and what they hold where no voxel is."""
+    x = x.detach() if there is None else x.detach().masked_fill(~there, nothing)
+    return x.contiguous().view(*x.shape[:2], -1, x.shape[-1])
+
+
+def _rings(volumes: Tensor, *sizes: list[int]) -> tuple[Any, list[Any]]:
+    """Planes with a frame, for all rings, and tables of where each begins and how long it is."""
+    h, w = volumes.shape[2:]
+    tables, begin = [], 0
+    for group in sizes:
+        *begins, end = accumulate(group, initial=begin)
+        tables.append(torch.tensor([begins, group]).T.contiguous().numpy())
+        begin = end
+    return volumes.new_empty(begin, (h + 2) * (w + 1)).numpy(), tables
+
+
+def _shared(work: Callable[[_Part], Any], parts: list[_Part]) -> Iterable[Any]:
+    """What each part gives, in their order, each made in a thread."""
+    threads = torch.get_num_threads()
+    if min(threads, len(parts)) == 1:
+        return map(work, parts)
+    return _pool(threads, os.getpid()).map(work, parts)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """A forked process, into which threads do not come along, gets a pool of its own."""
+    return ThreadPoolExecutor(threads, "segloss")
