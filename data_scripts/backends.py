@@ -52,6 +52,10 @@ def _trouble() -> str | None:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return f"CuPy finds no GPU ({error}): choose a machine with one and its driver"
+    try:
+        cupy.arange(1)
+    except Exception as error:  # noqa: BLE001 - it compiles, and may lack anything that takes
+        return f"CuPy does not work ({error}): pip install 'segloss-monai[cupy]' has what it needs"
     return None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from segloss.data_scripts.backends import Backend
+from segloss.data_scripts.backends import Backend, BackendError
 from segloss.data_scripts.manifest import read_manifest
 from segloss.transforms import TubedSkeleton
 from tests.data_scripts.test_preprocess import MAPS, run, save, vessels
@@ -97,6 +97,16 @@ def test_without_a_gpu(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_p
                   "--classes", 2, "--backend", "cupy")  # fmt: skip
     assert outcome.code == 2
     assert "CuPy finds no GPU (no driver)" in outcome.output
+    assert Backend.auto.settled() is Backend.cpu
+
+
+def test_without_a_compiler(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(_: int) -> None:
+        raise RuntimeError("libnvrtc.so.12 is not there")
+
+    monkeypatch.setattr(stand_in, "arange", no_compiler)
+    with pytest.raises(BackendError, match=r"does not work \(libnvrtc.so.12 is not there\)"):
+        Backend.cupy.settled()
     assert Backend.auto.settled() is Backend.cpu
 
 
