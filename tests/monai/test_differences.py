@@ -378,7 +378,7 @@ def test_the_number_of_weights_is_that_of_the_classes(loss: torch.nn.Module, mes
 
 def test_weights_of_a_single_scored_class_have_no_effect_but_the_right_number() -> None:
     logits, _, memberships = make_batch((2, 2, 7, 6))
-    one = {"softmax": True, "include_background": False}
+    one: dict[str, Any] = {"softmax": True, "include_background": False}
     assert_close(
         DiceLoss(**one, weight=[3.0])(logits, memberships), DiceLoss(**one)(logits, memberships)
     )
