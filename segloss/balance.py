@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from segloss.arguments import fraction
+from segloss.arguments import fraction, whole
 from segloss.catalogue import CATALOGUE
 from segloss.compose import CompoundLoss
 from segloss.losses.base import ratio
@@ -175,9 +175,7 @@ class GradientNormBalance(_Balance):
 
     def __init__(self, loss: CompoundLoss, *, every: int = 11, momentum: float = 0.9) -> None:
         super().__init__(loss)
-        if every < 1:
-            raise ValueError(f"every must be at least 1 call, got {every}")
-        self.every = every
+        self.every = whole("every", every)
         self.momentum = fraction("momentum", momentum)
         self._calls = 0
         # Running sums of the norms, and of the weights that they have in them.

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast, final
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import numbers
+from segloss.arguments import number, numbers
 from segloss.losses.base import Loss, one_pass
 from segloss.shapes import Logits, Map, Reduced, Target
 
@@ -53,7 +53,8 @@ class CompoundLoss(nn.Module):
         self.losses = nn.ModuleDict()
         self._weights: dict[str, Weight] = {}
         for name, entry in named:
-            self._append(name, *(entry if isinstance(entry, tuple) else (1.0, entry)))
+            weight, loss = entry if isinstance(entry, tuple) and len(entry) == 2 else (1.0, entry)
+            self._append(name, weight, loss)
         if not self.losses:
             raise ValueError("losses is empty: a compound needs one loss or more")
         self.epoch = 0
@@ -125,10 +126,14 @@ class CompoundLoss(nn.Module):
 
     def _append(self, name: str | None, weight: Weight, loss: Loss) -> None:
         if not isinstance(loss, Loss):
-            raise TypeError(f"losses must hold segloss losses, got {type(loss).__name__}")
-        if not callable(weight) and not isinstance(weight, (int, float)):
+            raise TypeError(
+                f"losses must hold segloss losses, or pairs (weight, loss), got {type(loss).__name__}"
+            )
+        name = term_name(type(loss).__name__) if name is None else name
+        if isinstance(weight, nn.Module) or not (callable(weight) or hasattr(weight, "__float__")):
             raise TypeError(f"a weight must be a number or a schedule, got {weight!r}")
-        name = name or term_name(type(loss).__name__)
+        if not callable(weight):
+            number("a weight", weight)
         stem, count = name, 1
         while name in self.losses:
             count += 1
@@ -202,6 +207,10 @@ class DeepSupervisionLoss(nn.Module):
         """Say that an epoch is over, to a compound's schedules."""
         if not isinstance(self.loss, Loss):
             self.loss.step()  # type: ignore[operator]
+
+    def extra_repr(self) -> str:
+        """The weights."""
+        return f"weights={self.weights}"
 
 
 def _product(a: Weight, b: Weight) -> Weight:

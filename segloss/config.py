@@ -88,6 +88,11 @@ def build(
     if not isinstance(losses, Sequence):
         raise TypeError(f"losses must be a name, a list or a mapping of names, got {losses!r}")
     named = [{"loss": given} if isinstance(given, str) else given for given in losses]
+    for i, given in enumerate(named):
+        if not isinstance(given, Mapping) or "loss" not in given:
+            raise TypeError(
+                f"losses[{i}] must be a name, or a mapping with the name as its loss, got {given!r}"
+            )
     listed = [read_term(f"losses[{i}]", given) for i, given in enumerate(named)]
     return CompoundLoss([(term.weight, term.build(encoding)) for term in listed])
 

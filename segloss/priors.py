@@ -15,7 +15,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from segloss.arguments import all_above_zero, not_negative
+from segloss.arguments import all_above_zero, not_negative, number
 from segloss.encoding import Multiclass, Multilabel
 from segloss.engine.sums import Request, one_pass
 
@@ -145,7 +145,7 @@ def class_balanced_weights(
     counts = all_above_zero("counts", counts)
     if beta is None:
         beta = 1 - 1 / max(1.0, max(counts))
-    if not 0 <= beta < 1:
+    if not 0 <= number("beta", beta) < 1:
         raise ValueError(f"beta must be a number from 0, below 1, got {beta!r}")
     log_beta = math.log(beta) if beta else -math.inf
     weights = _mean_one([-1 / math.expm1(n * log_beta) for n in counts])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from segloss.activation import NodeActivation
-from segloss.arguments import one_of
+from segloss.arguments import above_zero, one_of
 from segloss.hierarchy.chain import deepest, levels_of
 from segloss.hierarchy.on_trees import (
     Conditional,
@@ -210,8 +210,7 @@ class MultiLevelActivation(TreeActivation):
     thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.steepness < float("inf"):
-            raise ValueError(f"steepness must be a finite number above 0, got {self.steepness!r}")
+        above_zero("steepness", self.steepness)
         given = self.thresholds or ()
         if any(not a < b for a, b in pairwise(given)):
             raise ValueError(f"thresholds must increase, got {given}")

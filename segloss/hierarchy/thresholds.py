@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from segloss.arguments import above_zero, whole
+from segloss.engine.scan import running_sum
 from segloss.shapes import Logits
 
 __all__ = ["LevelThresholds"]
@@ -40,11 +42,8 @@ class LevelThresholds(nn.Module):
 
     def __init__(self, levels: int, *, steepness: float = 10.0) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels must be 1 or more, got {levels!r}")
-        if not 0 < steepness < float("inf"):
-            raise ValueError(f"steepness must be a finite number above 0, got {steepness!r}")
-        self.steepness = float(steepness)
+        levels = whole("levels", levels)
+        self.steepness = above_zero("steepness", steepness)
         self.first = nn.Parameter(torch.tensor((1 - levels) / 2))
         start = torch.tensor(1 - _LEAST_GAP).expm1().log().item()  # thresholds 1 apart
         self.gaps = nn.Parameter(torch.full((levels - 1,), start))
@@ -53,7 +52,7 @@ class LevelThresholds(nn.Module):
     def thresholds(self) -> Tensor:
         """θ, ``(K,)``, increasing."""
         steps = softplus(self.gaps) + _LEAST_GAP
-        return torch.cat((self.first[None], self.first + steps.cumsum(0)))
+        return torch.cat((self.first[None], self.first + running_sum(steps)))
 
     def forward(self, depth: Logits) -> Tensor:
         """The log odds of each level, ``(b, K, *space)``, outermost first.

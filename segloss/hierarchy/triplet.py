@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from segloss.arguments import not_negative
+from segloss.arguments import not_negative, whole
 from segloss.encoding import expect_shape
 from segloss.engine.block import check_labels
 from segloss.engine.constants import constant
@@ -64,12 +64,10 @@ class TreeTripletLoss(nn.Module):
         ignore: int | None = None,
     ) -> None:
         super().__init__()
-        if triplets < 1:
-            raise ValueError(f"triplets must be 1 or more, got {triplets}")
         self.tree = tree
         self.smallest = not_negative("smallest", smallest)
         self.scale = not_negative("scale", scale)
-        self.triplets = triplets
+        self.triplets = whole("triplets", triplets)
         self.ignore = ignore
         above = [set(tree.ancestors(leaf)) for leaf in tree.leaves]
         self._steps = [tuple(len(one ^ other) for other in above) for one in above]

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from segloss.activation import Affine
-from segloss.arguments import all_above_zero, not_negative
+from segloss.arguments import above_zero, all_above_zero, not_negative
 from segloss.encoding import Encoded, Encoding, Multiclass, Multilabel
 from segloss.engine.constants import constant
 from segloss.engine.voxel import CrossEntropy
@@ -227,9 +227,7 @@ class LDAMLoss(_AdjustedLoss):
     ) -> None:
         super().__init__(encoding, prior=prior, **options)
         self.max_margin = not_negative("max_margin", max_margin)
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be a number above 0, got {scale!r}")
-        self.scale = float(scale)
+        self.scale = above_zero("scale", scale)
 
     @property
     def reading(self) -> Adjusted:

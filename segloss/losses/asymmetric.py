@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import not_negative
+from segloss.arguments import not_negative, number
 from segloss.encoding import Encoding, Multilabel
 from segloss.engine.sums import Request
 from segloss.engine.voxel import Focal, Phi, VoxelSum
@@ -96,7 +96,7 @@ class AsymmetricLoss(VoxelLoss):
         super().__init__(encoding, **options)
         self.gamma_yes = not_negative("gamma_yes", gamma_yes)
         self.gamma_no = not_negative("gamma_no", gamma_no)
-        if shift and not _LEAST_SHIFT <= shift < 1:
+        if number("shift", shift) and not _LEAST_SHIFT <= shift < 1:
             raise ValueError(
                 f"shift must be 0, or lie between {_LEAST_SHIFT}, where single precision sees it, and "
                 f"1: the probability up to which a no costs nothing, got {shift!r}"

@@ -5,7 +5,7 @@ from typing import Literal, final, get_args
 
 from torch import Tensor
 
-from segloss.arguments import one_of
+from segloss.arguments import one_of, whole
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
@@ -94,9 +94,7 @@ class CalibrationErrorLoss(Loss):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins!r}: 20 are usual")
-        self.bins = bins
+        self.bins = whole("bins", bins)
         self.binning: Binning = one_of("binning", binning, get_args(Binning))
 
     @property

@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 from typing_extensions import Unpack
 
+from segloss.arguments import whole
 from segloss.encoding import Encoded, Encoding, Multiclass
 from segloss.engine.block import Block
 from segloss.engine.probability import measured
@@ -167,9 +168,7 @@ class CenterlineDiceLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if iterations < 0:
-            raise ValueError(f"iterations must be 0 or more, got {iterations!r}")
-        self.iterations = iterations
+        self.iterations = whole("iterations", iterations, 0)
 
     def own_sums(self, encoded: Encoded, space: tuple[int, ...]) -> Sums:
         first = self.encoding.first

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.arguments import whole
 from segloss.encoding import Encoded, Encoding, Multiclass
 from segloss.engine import sums as engine
 from segloss.engine.distance import checked_spacing, squared_boundary_distance, voxel_size
@@ -121,9 +122,7 @@ class CenterlineBoundaryDiceLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if iterations < 0:
-            raise ValueError(f"iterations must be 0 or more, got {iterations!r}")
-        self.iterations = iterations
+        self.iterations = whole("iterations", iterations, 0)
         self.spacing = checked_spacing(spacing)
 
     @property

@@ -6,6 +6,7 @@ from typing import final
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.arguments import fraction
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
@@ -179,12 +180,7 @@ class SensitivitySpecificityLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if not 0 <= sensitivity <= 1:
-            raise ValueError(
-                "sensitivity must lie between 0 (only specificity counts) and 1, "
-                f"got {sensitivity!r}"
-            )
-        self.sensitivity = float(sensitivity)
+        self.sensitivity = fraction("sensitivity", sensitivity)
 
     def score(self, sums: Sums) -> Scores:
         return sensitivity_specificity(sums, self.sensitivity, self.smooth_nr, self.smooth_dr)

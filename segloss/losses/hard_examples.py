@@ -7,6 +7,7 @@ from typing import final
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.arguments import number
 from segloss.encoding import Encoded, Encoding, Multiclass
 from segloss.engine.hardest import hardest
 from segloss.engine.sums import Request, one_pass
@@ -68,7 +69,7 @@ class TopKCrossEntropyLoss(VoxelLoss):
         **options: Unpack[VoxelOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if not 0 < k <= 100:
+        if not 0 < number("k", k) <= 100:
             raise ValueError(f"k must be a percentage, above 0 and up to 100, got {k!r}")
         self.k = float(k)
 

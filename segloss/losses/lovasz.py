@@ -5,7 +5,9 @@ from typing import final
 from torch import Tensor
 from typing_extensions import Unpack
 
+from segloss.arguments import whole
 from segloss.encoding import Encoding, Multiclass
+from segloss.engine.scan import running_sum
 from segloss.losses.base import RegionOptions, ScoreLoss, Sums, ratio
 from segloss.shapes import Scores
 
@@ -39,7 +41,7 @@ def lovasz(errors: Tensor, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5) -> 
         tensor([[0.5000]])
     """
     weight, true, error = errors.flip(-1).unbind(2)
-    missed, found = true.cumsum(-1), (weight - true).cumsum(-1)
+    missed, found = running_sum(true), running_sum(weight - true)
     size = true.sum(-1, keepdim=True)
     cost = 1 - ratio(size - missed + smooth_nr, size + found + smooth_dr)
     nothing = 1 - ratio(size + smooth_nr, size + smooth_dr)
@@ -91,9 +93,7 @@ class LovaszLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins!r}: 256 are plenty")
-        self.bins = bins
+        self.bins = whole("bins", bins)
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -1,6 +1,5 @@
 """Cross entropy and focal loss as polynomials of 1 - p, with their first coefficient free."""
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import not_negative
+from segloss.arguments import not_negative, number
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.voxel import Focal, Phi
 from segloss.losses.base import VoxelLoss, VoxelOptions
@@ -119,7 +118,7 @@ class Poly1FocalLoss(VoxelLoss):
 
 
 def _at_least_minus_one(epsilon: float) -> float:
-    if not -1 <= epsilon < math.inf:
+    if number("epsilon", epsilon) < -1:
         raise ValueError(
             f"epsilon must be a number of at least -1, or nearly right voxels are pushed away, "
             f"got {epsilon!r}"

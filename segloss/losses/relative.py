@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import not_negative
+from segloss.arguments import above_zero, not_negative, number
 from segloss.encoding import Encoding, Multiclass, Multilabel
 from segloss.engine.voxel import Phi, Relative
 from segloss.losses.base import VoxelLoss, VoxelOptions
@@ -154,13 +154,12 @@ class LDRKLLoss(VoxelLoss):
         **options: Unpack[VoxelOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
-        if adaptation is not None and not 1 < adaptation < math.inf:
+        self.temperature = above_zero("temperature", temperature)
+        self.adaptation = None if adaptation is None else number("adaptation", adaptation)
+        if adaptation is not None and adaptation <= 1:
             raise ValueError(
                 f"adaptation must be a number above 1, or None for a fixed λ, got {adaptation!r}"
             )
-        self.temperature, self.adaptation = float(temperature), adaptation
         self.margin = not_negative("margin", margin)
         widest = _WIDEST * temperature * (1 if adaptation is None else 1 - 1 / adaptation)
         if self.margin > widest:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import not_negative
+from segloss.arguments import not_negative, number
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.voxel import Phi
 from segloss.losses.base import VoxelLoss, VoxelOptions
@@ -112,11 +112,11 @@ class GeneralizedCrossEntropyLoss(VoxelLoss):
         **options: Unpack[VoxelOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if not 0 <= q <= 1:
+        if not 0 <= number("q", q) <= 1:
             raise ValueError(
                 f"q must lie between 0 (cross entropy) and 1 (mean absolute error), got {q!r}"
             )
-        if truncate is not None and not 0 < truncate < 1:
+        if truncate is not None and not 0 < number("truncate", truncate) < 1:
             raise ValueError(
                 "truncate must be a probability between 0 and 1, below which voxels do not pull, "
                 f"or None, got {truncate!r}"
@@ -250,7 +250,7 @@ class SymmetricCrossEntropyLoss(VoxelLoss):
 
 
 def _below_zero(name: str, value: float) -> float:
-    if not -math.inf < value < 0:
+    if number(name, value) >= 0:
         raise ValueError(
             f"{name} stands for the log of 0 and must be a finite number below 0, got {value!r}"
         )

@@ -4,6 +4,7 @@ from typing import final
 
 from typing_extensions import Unpack
 
+from segloss.arguments import number
 from segloss.encoding import Encoding, Multiclass
 from segloss.losses.base import RegionOptions, ScoreLoss, Sums, ratio
 from segloss.shapes import Scores
@@ -85,7 +86,7 @@ class NoiseRobustDiceLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        if not 1 <= gamma <= 2:
+        if not 1 <= number("gamma", gamma) <= 2:
             raise ValueError(
                 "gamma must lie between 1 (mean absolute error) and 2 (mean squared error), or "
                 f"gradients are infinite or robustness is lost, got {gamma!r}"

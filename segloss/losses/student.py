@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from segloss.arguments import above_zero
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
@@ -69,10 +70,8 @@ class TLoss(Loss):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
-        if not 0 < initial_nu < math.inf:
-            raise ValueError(f"initial_nu must be a number above 0, got {initial_nu!r}")
-        self.initial_nu = float(initial_nu)
-        self.log_nu = nn.Parameter(torch.tensor(math.log(initial_nu)))
+        self.initial_nu = above_zero("initial_nu", initial_nu)
+        self.log_nu = nn.Parameter(torch.tensor(math.log(self.initial_nu)))
 
     @property
     def request(self) -> Request:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import fraction
+from segloss.arguments import fraction, number
 from segloss.encoding import Encoding, Multiclass
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
@@ -76,7 +76,7 @@ class UnifiedFocalLoss(ScoreLoss):
     ) -> None:
         super().__init__(encoding, **options)
         self.delta = fraction("delta", delta)
-        if not 0 <= gamma < 1:
+        if not 0 <= number("gamma", gamma) < 1:
             raise ValueError(
                 f"gamma must lie between 0 and 1, without 1, where the power is constant, got {gamma!r}"
             )

@@ -5,7 +5,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import fraction, not_negative
+from segloss.arguments import fraction, not_negative, whole
 from segloss.encoding import Encoding, Multiclass
 from segloss.losses.base import one_pass
 from segloss.losses.soft_overlap import SquaredDiceLoss
@@ -74,8 +74,7 @@ class AdaWACLoss(nn.Module):
         dice_ratio: float = 0.5,
     ) -> None:
         super().__init__()
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        samples = whole("samples", samples)
         self.rate = not_negative("rate", rate)
         self.consistency = not_negative("consistency", consistency)
         self.dice_ratio = fraction("dice_ratio", dice_ratio)

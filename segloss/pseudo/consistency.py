@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from segloss.arguments import not_negative
+from segloss.arguments import not_negative, whole
 from segloss.compose import Weight
 from segloss.encoding import Encoding, Multiclass, Multilabel, expect_shape
 from segloss.engine.groups import Group
@@ -209,8 +209,7 @@ def monte_carlo_entropy(
         >>> monte_carlo_entropy(network, torch.zeros(1, 1, 1, 2))
         tensor([[[0.6931, 0.6931]]])
     """
-    if passes < 1:
-        raise ValueError(f"passes must be at least 1, got {passes}")
+    passes = whole("passes", passes)
     noise = not_negative("noise", noise)
     encoding = _activated(encoding)
     dropout = [m for m in network.modules() if isinstance(m, _DropoutNd) and not m.training]

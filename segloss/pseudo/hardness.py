@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from segloss.arguments import not_negative
+from segloss.arguments import above_zero, not_negative
 from segloss.encoding import Encoding, Multiclass, expect_shape
 from segloss.losses.base import ratio
 from segloss.losses.voxelwise import CrossEntropyLoss
@@ -105,10 +105,8 @@ class HardnessWeightedLoss(nn.Module):
         group: Literal["sample", "batch"] = "batch",
     ) -> None:
         super().__init__()
-        if not_negative("offset", offset) == 0:
-            raise ValueError("offset must be above 0, or easy voxels may count for nothing at all")
         self.encoding: Encoding = encoding
-        self.offset = offset
+        self.offset = above_zero("offset", offset)
         self.scale = not_negative("scale", scale)
         self.cross_entropy = CrossEntropyLoss(encoding, group=group)
         self.terms: dict[str, Tensor] = {}

@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from segloss.arguments import fraction
 from segloss.encoding import Multiclass
 from segloss.engine.groups import Group
 from segloss.losses.voxelwise import CrossEntropyLoss
@@ -53,9 +54,7 @@ class CrossPseudoSupervisionLoss(nn.Module):
                 f"encoding must be Multiclass(), got {encoding!r}: the networks name the classes "
                 "themselves, all of them; say with void= which voxels do not count"
             )
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must lie between 0 and 1, got {threshold!r}")
-        self.threshold = threshold
+        self.threshold = fraction("threshold", threshold)
         self.cross_entropy = CrossEntropyLoss(encoding, group=group)
 
     def forward(self, first: Logits, second: Tensor, *, void: Map | None = None) -> Reduced:

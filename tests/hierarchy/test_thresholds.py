@@ -126,7 +126,7 @@ def test_with_dice_in_one_pass() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2, 4, 4\), expected one channel"):
         LevelThresholds(3)(torch.zeros(1, 2, 4, 4))
-    with pytest.raises(ValueError, match="levels must be 1 or more"):
+    with pytest.raises(ValueError, match="levels must be a whole number of at least 1"):
         LevelThresholds(0)
     with pytest.raises(ValueError, match="steepness must be"):
         LevelThresholds(3, steepness=float("inf"))

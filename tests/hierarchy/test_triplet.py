@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused() -> None:
         TreeTripletLoss(TREE)(embedding, torch.full((1, 2, 2), 6))
     with pytest.raises(ValueError, match="target holds class labels that are not integers"):
         TreeTripletLoss(TREE)(embedding, torch.full((1, 2, 2), 0.5))
-    with pytest.raises(ValueError, match="triplets must be 1 or more"):
+    with pytest.raises(ValueError, match="triplets must be a whole number of at least 1"):
         TreeTripletLoss(TREE, triplets=0)
     with pytest.raises(ValueError, match="smallest must be"):
         TreeTripletLoss(TREE, smallest=-1)

@@ -127,7 +127,7 @@ def test_shares_a_pass_with_others(binning: Any) -> None:
 
 @pytest.mark.parametrize("bins", [0, -4])
 def test_no_bins(bins: int) -> None:
-    with pytest.raises(ValueError, match=f"bins must be at least 1, got {bins}"):
+    with pytest.raises(ValueError, match=f"bins must be a whole number of at least 1, got {bins}"):
         CalibrationErrorLoss(bins=bins)
 
 

@@ -228,7 +228,7 @@ def test_a_missing_skeleton_is_a_hard_one() -> None:
 
 
 def test_options_that_are_none() -> None:
-    with pytest.raises(ValueError, match="iterations must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="iterations must be a whole number of at least 0, got -1"):
         CenterlineBoundaryDiceLoss(iterations=-1)
     with pytest.raises(
         ValueError, match=r"spacing must hold finite numbers above 0, got \(1.0, 0.0\)"

@@ -200,7 +200,7 @@ def test_slabs_are_the_whole(
 
 
 def test_iterations_below_zero() -> None:
-    with pytest.raises(ValueError, match="iterations must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="iterations must be a whole number of at least 0, got -1"):
         CenterlineDiceLoss(iterations=-1)
 
 

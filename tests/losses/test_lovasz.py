@@ -157,5 +157,5 @@ def test_derivatives_of_many_and_few_bins(encoding: Any) -> None:
 
 @pytest.mark.parametrize("bins", [0, -4])
 def test_no_bins(bins: int) -> None:
-    with pytest.raises(ValueError, match=f"bins must be at least 1, got {bins}"):
+    with pytest.raises(ValueError, match=f"bins must be a whole number of at least 1, got {bins}"):
         LovaszLoss(bins=bins)

@@ -180,7 +180,7 @@ def test_what_is_wrong_is_named() -> None:
         loss(logits, labels, features, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="second view's features have shape"):
         loss(logits, labels, (features[0], features[1][:, :2]), torch.arange(3))
-    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 1, got 0"):
         AdaWACLoss(0)
     with pytest.raises(ValueError, match="dice_ratio must lie between 0 and 1, got 2"):
         AdaWACLoss(3, dice_ratio=2)

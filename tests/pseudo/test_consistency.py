@@ -269,7 +269,7 @@ def test_what_is_wrong_is_named() -> None:
         ConsistencyLoss()(x, x, void=torch.zeros(1, 4, 4))
     with pytest.raises(ValueError, match=r"entropy has shape \(1, 2, 4, 4\), expected \(1, 4, 4\)"):
         UncertaintyAwareConsistencyLoss()(x, x, torch.zeros(1, 2, 4, 4))
-    with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="passes must be a whole number of at least 1, got 0"):
         monte_carlo_entropy(nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 4, 4), passes=0)
     with pytest.raises(ValueError, match=r"noise must be a number of at least 0, got -0\.1"):
         monte_carlo_entropy(nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 4, 4), noise=-0.1)

@@ -184,7 +184,7 @@ def test_what_is_wrong_is_named() -> None:
         HardnessWeightedLoss()(logits, logits.detach().softmax(1), hardness)
     with pytest.raises(ValueError, match=r"weight has shape \(2, 4\)"):
         HardnessWeightedLoss()(logits, labels, hardness, weight=torch.ones(2, 4))
-    with pytest.raises(ValueError, match="offset must be above 0"):
+    with pytest.raises(ValueError, match="offset must be a finite number above 0"):
         HardnessWeightedLoss(offset=0)
     with pytest.raises(Exception, match="4"):
         HardnessBranch(4, 8)  # type: ignore[arg-type]
