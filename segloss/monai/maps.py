@@ -140,5 +140,7 @@ class PrepareBatchMaps(PrepareBatch):
             return x.to(device=device, non_blocking=non_blocking, **kwargs)
 
         if self.image not in batchdata:
-            raise KeyError(f"the batch has no {self.image!r}, only {', '.join(map(str, batchdata))}")
+            raise KeyError(
+                f"the batch has no {self.image!r}, only {', '.join(map(str, batchdata))}"
+            )
         return move(batchdata[self.image]), labelled(batchdata, self.label, self.maps, move)
