@@ -13,6 +13,7 @@ from torch import Tensor
 from segloss.encoding import Encoded
 from segloss.engine.block import Block, places
 from segloss.engine.groups import Group, pool
+from segloss.engine.scan import running_sum
 from segloss.engine.voxel import VoxelSum, voxel_costs
 
 __all__ = ["hardest"]
@@ -45,7 +46,7 @@ def hardest(encoded: Encoded, term: VoxelSum, percent: float, group: Group) -> T
         place = ((bits >> rest) - (threshold >> rest)).clamp_(-1, 1 << digits).add_(1).long()
         spread = torch.zeros(len(bits), (1 << digits) + 2, dtype=exact, device=bits.device)
         spread = pool(spread.scatter_add_(1, place, each)[None], group)[0]
-        from_here = spread.flip(1).cumsum(1).flip(1)
+        from_here = running_sum(spread.flip(1)).flip(1)
         found = (from_here[:, 1:-1] >= wanted).sum(1, keepdim=True).clamp(min=1)
         threshold = threshold | ((found - 1).to(threshold) << rest)
     above, at = from_here.gather(1, found + 1), spread.gather(1, found)

@@ -4,7 +4,8 @@
 
 Tensors on it are numbers of the CPU that say they are elsewhere. So the code for a GPU runs, can be
 held to that for the CPU, and is seen to wait: whenever numbers go from the host to the device or back,
-or a shape depends on them. A program of its own, since a process keeps such a device once it has it.
+or a shape depends on them. What PyTorch refuses on CUDA under use_deterministic_algorithms is seen, too.
+A program of its own, since a process keeps such a device once it has it.
 """
 
 import traceback
@@ -26,6 +27,7 @@ from tests.hierarchy.test_losses import some_losses
 from tests.hierarchy.trees import tree_batch
 from tests.strategies import IGNORED, LOSSES, make_batch
 
+_REFUSED = {"cumsum", "cumprod", "histc", "kthvalue", "median", "nll_loss2d_forward", "put"}
 _WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 waits: list[str] = []
@@ -93,6 +95,8 @@ def _computed(op: Any, args: Any, kwargs: Any) -> Any:
         raise RuntimeError(f"{op} of tensors on the host and on the device")
     if not _WAITING.isdisjoint(op.tags) and _asks(op, args):
         _note(str(op))
+    if op._overloadpacket.__name__ in _REFUSED and given[0].is_floating_point():
+        _note(f"{op}, which is not deterministic")
     bare = {k: v for k, v in tree_map(_bare, kwargs).items() if k != "device"}
     out = op(*tree_map(_bare, args), **bare)
     if leaves:
