@@ -13,7 +13,7 @@ from monai.utils import TransformBackends, convert_to_numpy, get_equivalent_dtyp
 from segloss.transforms.arrays import Array, Spacing, Unchecked
 from segloss.transforms.containers import Label, like, opened
 
-__all__ = ["ON_GPU_TOO", "TargetMap", "TargetMapd", "numpy_dtype", "stacked"]
+__all__ = ["ON_GPU_TOO", "TargetMap", "TargetMapd", "named_maps", "numpy_dtype", "stacked"]
 
 ON_GPU_TOO = [TransformBackends.NUMPY, TransformBackends.CUPY]
 """The `backend` of a map that CuPy can make."""
@@ -98,6 +98,24 @@ class TargetMap(Transform, ABC):
     def make_all(self, several: Sequence[Array], spacings: Sequence[Spacing]) -> list[Array]:
         """`make` for several labels of one shape; for a map that is faster made at once."""
         return [self.make(each, size) for each, size in zip(several, spacings, strict=True)]
+
+
+def named_maps(maps: Mapping[str, Transform]) -> dict[str, TargetMap]:
+    """The maps by name, or an error if they have none, or one is no `TargetMap`."""
+    if not isinstance(maps, Mapping):
+        raise TypeError(
+            f"maps must give each transform a name, as in {{'skeleton': TubedSkeleton()}}, "
+            f"got {maps!r}"
+        )
+    found: dict[str, TargetMap] = {}
+    for name, make in maps.items():
+        if not isinstance(make, TargetMap):
+            raise TypeError(
+                f"maps[{name!r}] is {make!r}: expected an array transform that makes a map, "
+                f"such as TubedSkeleton(), or another TargetMap."
+            )
+        found[name] = make
+    return found
 
 
 class TargetMapd(MapTransform):

@@ -8,7 +8,7 @@ import torch
 from monai.transforms import Transform
 from torch import Tensor, nn
 
-from segloss.transforms.base import TargetMap
+from segloss.transforms.base import named_maps
 from segloss.transforms.containers import Label, stays_on_gpu
 
 __all__ = ["TargetMaps"]
@@ -43,21 +43,9 @@ class TargetMaps(nn.Module):
 
     def __init__(self, maps: Mapping[str, Transform]) -> None:
         super().__init__()
-        self.maps: dict[str, TargetMap] = {}
-        if not isinstance(maps, Mapping):
-            raise TypeError(
-                f"maps must give each transform a name, as in {{'skeleton': TubedSkeleton()}}, "
-                f"got {maps!r}"
-            )
-        if not maps:
+        self.maps = named_maps(maps)
+        if not self.maps:
             raise ValueError("maps is empty: expected a transform for each map, by name")
-        for name, make in maps.items():
-            if not isinstance(make, TargetMap):
-                raise TypeError(
-                    f"maps[{name!r}] is {make!r}: expected an array transform that makes a map, "
-                    f"such as TubedSkeleton(), or another TargetMap."
-                )
-            self.maps[name] = make
 
     @torch.no_grad()
     def forward(self, label: Tensor) -> dict[str, Tensor]:

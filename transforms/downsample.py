@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
 from segloss.transforms.arrays import Number, positive, voxel_size
-from segloss.transforms.base import ON_GPU_TOO, TargetMap
+from segloss.transforms.base import ON_GPU_TOO, named_maps
 from segloss.transforms.containers import Label, check_channel_first, like, opened
 from segloss.transforms.functional import downsample
 
@@ -42,7 +42,7 @@ class DownsampleTargetsd(MapTransform):
         allow_missing_keys: Skip a missing key instead of raising.
 
     Raises:
-        TypeError: If a map is not a `TargetMap`.
+        TypeError: If a map has no name, or is not a `TargetMap`.
         ValueError: If there is no scale, or one is not above 0 and up to 1, or has not one number
             for each axis.
 
@@ -71,14 +71,7 @@ class DownsampleTargetsd(MapTransform):
         self.scales = tuple(checked_scale(scale) for scale in scales)
         if not self.scales:
             raise ValueError("scales is empty: expected one for each resolution, the first often 1")
-        self.maps: dict[str, TargetMap] = {}
-        for name, make in (maps or {}).items():
-            if not isinstance(make, TargetMap):
-                raise TypeError(
-                    f"maps[{name!r}] is {make!r}: expected an array transform that makes a map, "
-                    f"such as TubedSkeleton(), or another TargetMap."
-                )
-            self.maps[name] = make
+        self.maps = named_maps({} if maps is None else maps)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         out = dict(data)

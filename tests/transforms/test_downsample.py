@@ -119,6 +119,7 @@ def test_aliases_and_missing_keys() -> None:
             r"scale \(1.0, 0.5\) has 2 numbers, but the image has 3 axes",
         ),
         ((1,), {"x": TubedSkeletond("label")}, TypeError, r"maps\['x'\] is .* array transform"),
+        ((1,), [TubedSkeleton()], TypeError, r"maps(?s:.*)TubedSkeleton"),
     ],
 )
 def test_held_wrong(scales: Any, maps: Any, error: type[Exception], message: str) -> None:
