@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loss",
+    "LossOptions",
     "MissingMap",
     "RegionLoss",
     "RegionOptions",
@@ -58,23 +59,24 @@ class MissingMap(ValueError):
         return f"the {name} map is missing: pass {name}={made}"
 
 
-class RegionOptions(TypedDict, total=False):
-    """The options of every region loss, with `RegionLoss`'s meaning and defaults."""
+class LossOptions(TypedDict, total=False):
+    """The options of every loss."""
 
     group: Group
     class_weight: Sequence[float] | None
+    reduction: Reduction
+
+
+class RegionOptions(LossOptions, total=False):
+    """The options of every region loss, with `RegionLoss`'s meaning and defaults."""
+
     smooth_nr: float
     smooth_dr: float
     empty: Empty
-    reduction: Reduction
 
 
-class VoxelOptions(TypedDict, total=False):
+class VoxelOptions(LossOptions, total=False):
     """The options of every loss of single voxels, with `VoxelLoss`'s meaning and defaults."""
-
-    group: Group
-    class_weight: Sequence[float] | None
-    reduction: Reduction
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -165,6 +167,13 @@ class Loss(nn.Module, ABC):
                 each voxel counts, ``(b, *space)`` or ``(b, 1, *space)``.
         """
         return one_pass([self], input, target, maps)[0]
+
+    def known(self, count: Tensor) -> Tensor | None:
+        """Which of ``(g, k)`` scores are of nodes that are known, from Σ w; None for all.
+
+        What partial labels say nothing of is left out of the mean.
+        """
+        return count != 0 if self.encoding.partial else None
 
     def skipped(self, nodes: int) -> int:
         """How many of so many nodes come before the first scored one."""
@@ -272,9 +281,10 @@ class ScoreLoss(RegionLoss):
             absent = regions[self.presence] == 0
             score = torch.where(absent, ratio(regions["pred"], count), score)
         score = score.masked_fill(count == 0, 0)
-        present = regions[self.presence] != 0 if self.empty == "skip" else None
-        if self.encoding.partial:
-            present = count != 0 if present is None else present & (count != 0)
+        present = self.known(count)
+        if self.empty == "skip":
+            found = regions[self.presence] != 0
+            present = found if present is None else found & present
         return score, present
 
 

@@ -108,6 +108,6 @@ class CalibrationErrorLoss(Loss):
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         found = regions[self._histogram]
         bins = found.reshape(len(found), -1, 3, self.bins)
-        present = bins[:, :, 0].sum(-1) != 0 if self.encoding.partial else None
         score = calibration_error(bins, 0.0 if self.binning == "hard" else _LEAST)
-        return class_mean(score, self.class_weight, self.reduction, present)
+        known = self.known(bins[:, :, 0].sum(-1))
+        return class_mean(score, self.class_weight, self.reduction, known)

@@ -226,6 +226,5 @@ class RegionProportionLoss(Loss):
         return Request(("pred", "true", "count"))
 
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        present = regions["count"] != 0 if self.encoding.partial else None
-        score = region_proportion(regions)
-        return class_mean(score, self.class_weight, self.reduction, present)
+        score, known = region_proportion(regions), self.known(regions["count"])
+        return class_mean(score, self.class_weight, self.reduction, known)

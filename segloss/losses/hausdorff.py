@@ -6,16 +6,17 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from segloss.arguments import not_negative
 from segloss.encoding import Encoded, Encoding, Multiclass
 from segloss.engine import sums as engine
 from segloss.engine.distance import checked_spacing, squared_boundary_distance, voxel_size
-from segloss.engine.groups import Group
 from segloss.engine.sums import Request
 from segloss.engine.volumes import Volume, volumes
-from segloss.losses.base import Loss, Reduction, Sums, class_mean, ratio
-from segloss.shapes import Reduced, Scores
+from segloss.losses.base import LossOptions, Sums, ratio
+from segloss.losses.surface import DistanceLoss
+from segloss.shapes import Scores
 
 __all__ = ["HausdorffDTLoss", "HausdorffLoss", "hausdorff"]
 
@@ -43,7 +44,7 @@ def hausdorff(sums: Sums, alpha: float = 2.0) -> Scores:
 
 
 @final
-class HausdorffLoss(Loss):
+class HausdorffLoss(DistanceLoss):
     """`segloss.hausdorff` of logits: each error counts by its distance to the target's boundary.
 
     The one-sided form: only distances to the target's boundary, which are known at load time, so
@@ -58,9 +59,7 @@ class HausdorffLoss(Loss):
     Args:
         encoding: What the channels mean. By default the background is left out.
         alpha: α, the power of the distance, 0 or more.
-        group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
-        class_weight: One number for each scored class, scaled to have mean 1.
-        reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.
+        **options: Those of `segloss.BoundaryLoss`.
 
     References:
         Karimi and Salcudean, "Reducing the Hausdorff distance in medical image segmentation with
@@ -80,23 +79,21 @@ class HausdorffLoss(Loss):
         encoding: Encoding = Multiclass(background=False),
         *,
         alpha: float = 2.0,
-        group: Group = "sample",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+        super().__init__(encoding, **options)
         self.alpha = not_negative("alpha", alpha)
 
     @property
     def request(self) -> Request:
         return Request((_to_the_target(self.alpha), "count"))
 
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        return class_mean(hausdorff(regions, self.alpha), self.class_weight, self.reduction)
+    def score(self, sums: Sums) -> Scores:
+        return hausdorff(sums, self.alpha)
 
 
 @final
-class HausdorffDTLoss(Loss):
+class HausdorffDTLoss(DistanceLoss):
     """`HausdorffLoss` to both boundaries, that of the target and that of the prediction: from 0.
 
     An error counts by the sum of its distances, each to the power of α, to the target's boundary
@@ -116,9 +113,7 @@ class HausdorffDTLoss(Loss):
         alpha: α, the power of the distances, 0 or more.
         spacing: Size of a voxel along each image axis, in the order of the array, or along all, in
             the unit of the map: 1 if that is in voxels.
-        group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
-        class_weight: One number for each scored class, scaled to have mean 1.
-        reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.
+        **options: Those of `segloss.BoundaryLoss`.
 
     References:
         Karimi and Salcudean, "Reducing the Hausdorff distance in medical image segmentation with
@@ -142,11 +137,9 @@ class HausdorffDTLoss(Loss):
         *,
         alpha: float = 2.0,
         spacing: float | Sequence[float] = 1.0,
-        group: Group = "sample",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[LossOptions],
     ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+        super().__init__(encoding, **options)
         self.alpha = not_negative("alpha", alpha)
         self.spacing = checked_spacing(spacing)
 
@@ -167,10 +160,9 @@ class HausdorffDTLoss(Loss):
         sums, _ = engine.one_pass(replace(encoded, maps=maps), sides)
         return sums
 
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        score = hausdorff(regions, self.alpha)
-        score = score + ratio(regions[self._to_the_prediction], regions["count"])
-        return class_mean(score, self.class_weight, self.reduction)
+    def score(self, sums: Sums) -> Scores:
+        to_the_prediction = ratio(sums[self._to_the_prediction], sums["count"])
+        return hausdorff(sums, self.alpha) + to_the_prediction
 
     @property
     def _to_the_prediction(self) -> str:

@@ -247,7 +247,9 @@ class GeneralizedLoss(RegionLoss):
         score = self.score(regions, weight)
         if self.empty == "penalise":
             wrong = ratio(regions["pred"], count).masked_fill(~absent, 0)
-            score = score + wrong.mean(1, keepdim=True)
+            known = self.known(count)
+            share = torch.ones_like(wrong) if known is None else known.to(wrong)
+            score = score + ratio(wrong.sum(1, keepdim=True), share.sum(1, keepdim=True))
         return reduced(score.masked_fill((count == 0).all(1, keepdim=True), 0), self.reduction)
 
 

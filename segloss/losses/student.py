@@ -85,5 +85,5 @@ class TLoss(Loss):
         nu = self.log_nu.to(d).exp()
         density = torch.lgamma((nu + d) / 2) - torch.lgamma(nu / 2) - d / 2 * (math.pi * nu).log()
         score = ((nu + d) / 2 * torch.log1p(error / nu) - density) / d
-        present = ~nothing if self.encoding.partial else None
-        return class_mean(score.masked_fill(nothing, 0), self.class_weight, self.reduction, present)
+        score = score.masked_fill(nothing, 0)
+        return class_mean(score, self.class_weight, self.reduction, self.known(count))

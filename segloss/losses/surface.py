@@ -1,5 +1,6 @@
 """Surfaces: how far from the target's boundary are the errors?"""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
@@ -19,6 +20,7 @@ from segloss.shapes import GroupScores, Reduced, Scores
 
 __all__ = [
     "BoundaryLoss",
+    "DistanceLoss",
     "GeneralizedSurfaceLoss",
     "RegionWiseLoss",
     "boundary",
@@ -102,8 +104,37 @@ def region_wise(sums: Sums) -> Scores:
     return ratio(sums["error*depth"], sums["count"])
 
 
+class DistanceLoss(Loss):
+    """One mean over the voxels for each group and class, of errors by the map ``distance=``.
+
+    Args:
+        encoding: What the channels mean. By default the background is left out.
+        group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
+        class_weight: One number for each scored class, scaled to have mean 1.
+        reduction: ``"mean"`` or ``"sum"`` of the scores, or ``"none"`` for ``(g, k)`` scores.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding = Multiclass(background=False),
+        *,
+        group: Group = "sample",
+        class_weight: Sequence[float] | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
+
+    @abstractmethod
+    def score(self, sums: Sums) -> Scores:
+        """One number for each group and class."""
+
+    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
+        score, known = self.score(regions), self.known(regions["count"])
+        return class_mean(score, self.class_weight, self.reduction, known)
+
+
 @final
-class BoundaryLoss(Loss):
+class BoundaryLoss(DistanceLoss):
     """`segloss.boundary` of logits: each false voxel costs its distance to the boundary.
 
     Unlike other losses here it passes 0 and stays negative at its optimum, which is the target; it
@@ -134,22 +165,12 @@ class BoundaryLoss(Loss):
         tensor(-0.5000)
     """
 
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(background=False),
-        *,
-        group: Group = "sample",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
-
     @property
     def request(self) -> Request:
         return Request(("pred*distance", "count"))
 
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        return class_mean(boundary(regions), self.class_weight, self.reduction)
+    def score(self, sums: Sums) -> Scores:
+        return boundary(sums)
 
 
 @final
@@ -202,7 +223,7 @@ class GeneralizedSurfaceLoss(GeneralizedLoss):
 
 
 @final
-class RegionWiseLoss(Loss):
+class RegionWiseLoss(DistanceLoss):
     """`segloss.region_wise` of logits: a miss costs by its depth, a false alarm costs 1.
 
     From 0, at the target, to 1. Misses weigh little next to the boundary, where labels are least
@@ -234,16 +255,6 @@ class RegionWiseLoss(Loss):
         tensor(0.4167)
     """
 
-    def __init__(
-        self,
-        encoding: Encoding = Multiclass(background=False),
-        *,
-        group: Group = "sample",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(encoding, group=group, class_weight=class_weight, reduction=reduction)
-
     @property
     def request(self) -> Request:
         return Request(("count",))
@@ -259,8 +270,8 @@ class RegionWiseLoss(Loss):
         sums, _ = engine.one_pass(own, Request(("error^1*depth",)))
         return {"error*depth": sums["error^1*depth"]}
 
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        return class_mean(region_wise(regions), self.class_weight, self.reduction)
+    def score(self, sums: Sums) -> Scores:
+        return region_wise(sums)
 
 
 def _depth(samples: Volume) -> Tensor:

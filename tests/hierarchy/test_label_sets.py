@@ -14,12 +14,15 @@ from torch.testing import assert_close
 
 import segloss.engine.block
 from segloss import (
+    BoundaryLoss,
     CalibrationErrorLoss,
     CrossEntropyLoss,
     DiceLoss,
     ExclusionLoss,
     FocalLoss,
     GeneralizedDiceLoss,
+    HausdorffDTLoss,
+    HausdorffLoss,
     JaccardLoss,
     LabelHeads,
     LabelSets,
@@ -27,6 +30,7 @@ from segloss import (
     LabelTree,
     NullBCELoss,
     RegionProportionLoss,
+    RegionWiseLoss,
     TLoss,
     TverskyLoss,
 )
@@ -311,17 +315,38 @@ def test_the_mean_is_over_what_is_labelled() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [DiceLoss, CalibrationErrorLoss, RegionProportionLoss, TLoss], ids=lambda x: x.__name__
+    "make",
+    [
+        DiceLoss,
+        CalibrationErrorLoss,
+        RegionProportionLoss,
+        TLoss,
+        BoundaryLoss,
+        HausdorffLoss,
+        HausdorffDTLoss,
+        RegionWiseLoss,
+    ],
+    ids=lambda x: x.__name__,
 )
 def test_a_mean_of_scores_is_of_those_that_are_known(make: Any) -> None:
     encoding = LabelHeads(TWO)
     batch = batch_of(TWO, encoding, 3)
-    given_ = (batch.logits, batch.target)
-    scores = make(encoding, group="sample", reduction="none")(*given_, **batch.maps)
+    given_, maps = (batch.logits, batch.target), dict(batch.maps)
+    scored = make(encoding, group="sample", reduction="none")
+    if "distance" in scored.request.maps | scored.reads:
+        maps["distance"] = torch.randn_like(batch.logits)
+    scores = scored(*given_, **maps)
     known = torch.arange(3) == batch.maps["dataset"][:, None]  # a node for each data set
     assert (scores[known] != 0).all() and not scores[~known].any()
-    mean = make(encoding, group="sample")(*given_, **batch.maps)
+    mean = make(encoding, group="sample")(*given_, **maps)
     assert_close(mean, scores[known].mean())
+
+
+def test_what_is_found_of_an_absent_class_is_averaged_over_what_is_labelled() -> None:
+    loss = GeneralizedDiceLoss(LabelHeads(TWO), empty="penalise")
+    logits, nothing = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    found = loss(logits, nothing, dataset=torch.tensor([0]))
+    assert_close(found, logits[:, 0].sigmoid().mean())
 
 
 def test_channels_may_be_permuted() -> None:
