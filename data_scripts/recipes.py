@@ -31,6 +31,7 @@ from segloss.transforms.channels import (
     skeleton_channels,
     weight_channels,
 )
+from segloss.yaml_files import NoDuplicates
 
 __all__ = ["RECIPES", "Config", "Distance", "Label", "Recipe", "RecipeError", "Skeleton"]
 
@@ -249,7 +250,7 @@ class Config:
             RecipeError: If it cannot be read, is no YAML, or says something unknown.
         """
         try:
-            return cls.of(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+            return cls.of(yaml.load(path.read_text(encoding="utf-8"), NoDuplicates) or {})
         except OSError as error:
             raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

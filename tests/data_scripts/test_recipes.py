@@ -29,6 +29,7 @@ def test_a_list_of_maps_will_do() -> None:
     ("text", "message"),
     [
         ("maps: [skeleton", "is no YAML"),
+        ("maps: {band: {width: 1}, band: {width: 2}}", "'band' stands there twice"),
         ("maps: {skelton: {}}", "maps: 'skelton' is unknown; did you mean 'skeleton'"),
         ("map: {}", "the file: 'map' is unknown; did you mean 'maps'"),
         ("maps: {skeleton: {width: 2}}", "skeleton: 'width' is unknown; known: radius, per_class"),
