@@ -25,12 +25,12 @@ class Outcomes:
         named: ``(t, v)``, with rows that add up to 1: how much each node's class weight counts for
             the cross entropy of the label.
         described: What the labels are, for error messages, as in "the tree names 3 labels".
+        sets: ``(t, c)`` booleans: the leaves that the label leaves possible, at least one; the
+            channels of a softmax.
         known: ``(t, v)``, 1 where the label says whether it lies in the node, 0 where it leaves
             this open: such a voxel counts for nothing in the sums of that node. None if all is
             known. A label of which nothing is known has a cross entropy of 0 and no share in its
             mean.
-        sets: ``(t, c)`` booleans: the channels of a softmax that the label leaves possible, at least
-            one. None for activations other than `Softmax`.
         single: ``(t,)`` int64: the one channel of each set, if every set has but one.
         plain: Label i is channel i of a softmax.
         rows: ``(b, r)`` int64: the row of each target value, sample by sample, -1 for values that
@@ -40,8 +40,8 @@ class Outcomes:
     member: Tensor
     named: Tensor
     described: str
+    sets: Tensor
     known: Tensor | None = None
-    sets: Tensor | None = None
     single: Tensor | None = None
     plain: bool = False
     rows: Tensor | None = None

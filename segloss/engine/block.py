@@ -256,7 +256,7 @@ class Block:
 
     @property
     def _sets(self) -> Tensor:
-        assert self.outcomes is not None and self.outcomes.sets is not None
+        assert self.outcomes is not None
         return self.outcomes.sets
 
     @property

@@ -218,9 +218,7 @@ def outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor | 
     weight = None if class_weight is None else outcomes.named.to(class_weight) @ class_weight
     if outcomes.known is None:
         return weight
-    telling = outcomes.known.amax(1)
-    if outcomes.sets is not None:
-        telling = (~outcomes.sets.all(1)).to(telling)
+    telling = (~outcomes.sets.all(1)).to(outcomes.known)
     return telling if weight is None else weight * telling
 
 
