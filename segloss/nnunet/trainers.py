@@ -55,6 +55,14 @@ class SegLossMixin(TrainerMixin):
         base_weight: What nnU-Net's own loss is multiplied by: a number or a schedule.
         fused: Compute nnU-Net's Dice and cross entropy in one pass with the terms: the same
             numbers, with less memory.
+
+    Example:
+        >>> from segloss import TverskyLoss
+        >>> class nnUNetTrainerTversky(SegLossMixin, nnUNetTrainer):
+        ...     def loss_terms(self):
+        ...         encoding = self.target_labels.encoding(background=False)
+        ...         tversky = TverskyLoss(encoding, alpha=0.3, beta=0.7, group=self.dice_group)
+        ...         return {**super().loss_terms(), "tversky": (0.5, tversky)}
     """
 
     base_weight: Weight = 1.0
