@@ -11,7 +11,7 @@ from segloss.arguments import number, numbers
 from segloss.losses.base import Loss, one_pass
 from segloss.shapes import Logits, Map, Reduced, Target
 
-__all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight", "term_name"]
+__all__ = ["CompoundLoss", "DeepSupervisionLoss", "Weight", "a_weight", "term_name"]
 
 Weight: TypeAlias = float | Callable[[int], float]
 """A number, or a schedule: a function of the number of epochs done."""
@@ -130,10 +130,7 @@ class CompoundLoss(nn.Module):
                 f"losses must hold segloss losses, or pairs (weight, loss), got {type(loss).__name__}"
             )
         name = term_name(type(loss).__name__) if name is None else name
-        if isinstance(weight, nn.Module) or not (callable(weight) or hasattr(weight, "__float__")):
-            raise TypeError(f"a weight must be a number or a schedule, got {weight!r}")
-        if not callable(weight):
-            number("a weight", weight)
+        weight = a_weight("a weight", weight)
         stem, count = name, 1
         while name in self.losses:
             count += 1
@@ -211,6 +208,15 @@ class DeepSupervisionLoss(nn.Module):
     def extra_repr(self) -> str:
         """The weights."""
         return f"weights={self.weights}"
+
+
+def a_weight(name: str, given: Any) -> Weight:
+    """The weight, if it is a finite number or a schedule."""
+    if callable(given) and not isinstance(given, nn.Module):
+        return cast(Weight, given)
+    if isinstance(given, str) or not hasattr(given, "__float__"):
+        raise TypeError(f"{name} must be a number or a schedule, got {given!r}")
+    return number(name, given)
 
 
 def _product(a: Weight, b: Weight) -> Weight:

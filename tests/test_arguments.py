@@ -18,6 +18,7 @@ from segloss.arguments import (
     numbers,
     whole,
 )
+from segloss.pseudo import CWBASSLoss, SemiSupervisedLoss
 
 
 @pytest.mark.parametrize("check", [number, not_negative, above_zero, fraction])
@@ -70,6 +71,10 @@ def test_a_loss_is_no_weight_and_a_weight_is_finite() -> None:
         DiceLoss() * two
     with pytest.raises(ValueError, match="a weight must be a finite number, got nan"):
         math.nan * DiceLoss()
+    text: Any = "2"
+    for make in (lambda: CWBASSLoss(decay=text), lambda: SemiSupervisedLoss(two, two, weight=text)):
+        with pytest.raises(TypeError, match=r"decay|weight"):
+            make()
     triple: Any = [(1.0, 2.0, DiceLoss())]
     with pytest.raises(TypeError):  # here, or by run-time type checks
         CompoundLoss(triple)

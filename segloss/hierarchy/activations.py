@@ -243,9 +243,10 @@ class MultiLevelActivation(TreeActivation):
 class OrderedLevels(TreeActivation):
     """A channel for each level of a chain of nested nodes, outermost first: a sigmoid of each.
 
-    `segloss.LevelThresholds` gives such channels, each below the one before. A channel that is not
-    is taken for as large as the least before it, so that nothing breaks the nesting. Decoding counts
-    the levels with a probability above one half.
+    `segloss.LevelThresholds` gives such channels, each below the one before; train no others with
+    it. A channel that is not is taken for as large as the least before it, so that nothing breaks
+    the nesting: then nothing is left between the two, and no gradient parts them. Decoding counts the
+    levels with a probability above one half.
 
     References:
         Cao, Mirjalili and Raschka, "Rank consistent ordinal regression for neural networks"

@@ -9,7 +9,7 @@ from typing import Any, Literal, final, get_args
 from torch import Tensor, nn
 
 from segloss.arguments import not_negative, one_of
-from segloss.compose import Weight
+from segloss.compose import Weight, a_weight
 from segloss.encoding import Multiclass, checked_logits
 from segloss.engine.groups import pool
 from segloss.engine.voxel import CrossEntropy
@@ -200,7 +200,7 @@ class CWBASSLoss(nn.Module):
         self.confidence = ConfidenceWeightedLoss(gamma=gamma, normalizer=normalizer, group=group)
         self.boundary = PseudoBoundaryLoss(operator=operator, group=group)
         self.boundary_weight = not_negative("boundary_weight", boundary_weight)
-        self.decay = decay
+        self.decay = a_weight("decay", decay)
         self.epoch = 0
         self.statistics: dict[str, Tensor] = {}
 

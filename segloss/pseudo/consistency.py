@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from segloss.arguments import not_negative, whole
-from segloss.compose import Weight
+from segloss.compose import Weight, a_weight
 from segloss.encoding import Encoding, Multiclass, Multilabel, expect_shape
 from segloss.engine.groups import Group
 from segloss.engine.sums import Request
@@ -121,7 +121,7 @@ class UncertaintyAwareConsistencyLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.squared_error = _SquaredError(_activated(encoding), group=group)
-        self.certainty = certainty
+        self.certainty = a_weight("certainty", certainty)
         self.iteration = 0
         self.kept = torch.tensor(math.nan)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from segloss.arguments import above_zero, not_negative
-from segloss.encoding import Encoding, Multiclass, expect_shape
+from segloss.arguments import above_zero, not_negative, one_of
+from segloss.encoding import Multiclass, expect_shape
 from segloss.losses.base import ratio
 from segloss.losses.voxelwise import CrossEntropyLoss
 from segloss.shapes import Logits, Map, Reduced, Target
@@ -105,9 +105,14 @@ class HardnessWeightedLoss(nn.Module):
         group: Literal["sample", "batch"] = "batch",
     ) -> None:
         super().__init__()
-        self.encoding: Encoding = encoding
+        if not isinstance(encoding, Multiclass):
+            raise TypeError(
+                f"encoding must be Multiclass(), whose voxels have one label, got {encoding!r}"
+            )
+        self.encoding = encoding
         self.offset = above_zero("offset", offset)
         self.scale = not_negative("scale", scale)
+        one_of("group", group, ("sample", "batch"))  # of the ranks, weights cannot compete
         self.cross_entropy = CrossEntropyLoss(encoding, group=group)
         self.terms: dict[str, Tensor] = {}
 
@@ -156,7 +161,6 @@ class HardnessWeightedLoss(nn.Module):
 
     def _mean(self, logits: Logits, target: Target, hard: Map) -> Tensor:
         """The cross entropy weighted by hardness, differentiable in the latter."""
-        assert isinstance(self.encoding, Multiclass)
         labels = target.reshape(hard.shape).long()
         counts = labels >= self.encoding.first
         if self.encoding.ignore is not None:

@@ -17,7 +17,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 
 from segloss.batches import Keys, labelled, map_keys
-from segloss.compose import Weight
+from segloss.compose import Weight, a_weight
 from segloss.pseudo.labels import PseudoLabels, Rule
 from segloss.pseudo.teacher import EMATeacher
 from segloss.shapes import Logits, Reduced, Target
@@ -205,7 +205,7 @@ class SemiSupervisedLoss(nn.Module):
         super().__init__()
         self.supervised = supervised
         self.unsupervised = unsupervised
-        self.weight = weight
+        self.weight = a_weight("weight", weight)
         self.epoch = 0
         self.terms: dict[str, Tensor] = {}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.testing import assert_close
 
-from segloss import Multiclass
+from segloss import Multiclass, Multilabel
 from segloss.pseudo import HardnessBranch, HardnessWeightedLoss
 
 SPACES = [(6, 4), (4, 6, 2)]
@@ -186,5 +186,11 @@ def test_what_is_wrong_is_named() -> None:
         HardnessWeightedLoss()(logits, labels, hardness, weight=torch.ones(2, 4))
     with pytest.raises(ValueError, match="offset must be a finite number above 0"):
         HardnessWeightedLoss(offset=0)
+    other: Any = {"group": "ranks"}
+    with pytest.raises((ValueError, TypeError), match="group"):
+        HardnessWeightedLoss(**other)
+    other = Multilabel()
+    with pytest.raises(TypeError, match="encoding"):
+        HardnessWeightedLoss(other)
     with pytest.raises(Exception, match="4"):
         HardnessBranch(4, 8)  # type: ignore[arg-type]
