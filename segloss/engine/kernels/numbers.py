@@ -30,7 +30,7 @@ def _sum_by_number(
     """Add up ``tiles`` tiles of the ``(b, m, k, n)`` values: ``out`` is ``(b k, programs, m, count)``."""
     program, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     own = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)[None, :]
-    first, apart = (row // nodes * M * nodes + row % nodes) * n, n * nodes.to(tl.int64)
+    sample, node = row // nodes, row % nodes
     sums = ()
     for _ in tl.static_range(M):
         sums += (tl.zeros((NUMBERS,), tl.float32),)
@@ -39,7 +39,8 @@ def _sum_by_number(
         here = tl.load(numbers + row * n + voxel, voxel < n, -1).to(tl.int32) == own
         more = ()
         for j in tl.static_range(M):
-            x = tl.load(values + first + j * apart + voxel, voxel < n, 0)
+            first = ((sample * M + j) * nodes + node) * n
+            x = tl.load(values + first + voxel, voxel < n, 0)
             more += (sums[j] + tl.sum(tl.where(here, x, 0), 0),)
         sums = more
     own = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)
