@@ -128,7 +128,7 @@ NAMES = ("count", "true", "overlap", "pred", "pred_squared", "pred_squared_true"
 def test_all_sums_at_once_in_blocks_are_the_dense_ones(
     encoding: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block, "_CPU", 60)
+    monkeypatch.setattr(block, "_CPU", 120)
     v = len(encoding.tree)
     alpha = tuple(1.0 + i for i in range(v))
     terms = [VoxelSum(Focal(2.0), alpha, "node"), VoxelSum(CrossEntropy(), of="node")]

@@ -34,6 +34,17 @@ def test_the_margin_is_that_of_the_published_code() -> None:
     assert value.item() == pytest.approx(0.6)
 
 
+def test_the_axes_of_space_are_as_good_as_one() -> None:
+    labels, embedding = torch.arange(6).repeat(8), torch.randn(2, 3, 48, dtype=torch.float64)
+    loss = TreeTripletLoss(TREE)
+    values = []
+    for space in ((6, 8), (2, 3, 8)):
+        torch.manual_seed(0)
+        shaped = embedding.view(2, 3, *space)
+        values.append(loss(shaped, labels.expand(2, -1).reshape(2, *space)))
+    assert_close(*values)
+
+
 def test_deeper_trees_have_a_margin_for_each_pair() -> None:
     """From f to g are 2 steps, to h 3, to the background 4: the margin follows."""
     e = torch.ones(1, 3, 1, 3)

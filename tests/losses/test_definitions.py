@@ -247,7 +247,7 @@ def test_at_the_edges_of_a_block(beyond: int) -> None:
 @pytest.mark.parametrize("loss_class", ROBUST_TO_ROUNDING, ids=named)
 def test_many_small_samples(loss_class: Any) -> None:
     loss = made(loss_class, group="sample", reduction="none")
-    batch = make_batch(loss.encoding, shape=(200, 3, 2, 2), dtype=torch.float32)
+    batch = make_batch(loss.encoding, shape=(64, 3, 2, 2), dtype=torch.float32)
     assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss))
 
 

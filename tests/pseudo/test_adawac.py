@@ -88,7 +88,7 @@ def test_weights_recover_where_the_published_ones_lock() -> None:
     loss = AdaWACLoss(1)
     weights = torch.full((1, 2), 0.5)
     for surprise in (True, False):
-        for _ in range(400):
+        for _ in range(160):
             loss(*steady(surprise), index)
             published(weights, steady(surprise), index, 1.0, 1.0, 0.5)
         if surprise:

@@ -27,6 +27,7 @@ from segloss.transforms import (
     RegionsToLabels,
     RegionsToLabelsd,
 )
+from segloss.transforms.nesting import regions_to_labels
 from tests.trees import Sketch, sketches
 
 RULES = ["child_wins", "parent_gates", "top_down", "argmax_leaf"]
@@ -275,6 +276,12 @@ def test_a_label_that_is_not_there_need_not_be_mapped() -> None:
 def test_labels_that_cannot_be_made(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RegionsToLabels(BRATS, **options)
+
+
+def test_the_function_knows_its_rules() -> None:
+    # Run-time type checks, where they are on, say it before the package can.
+    with pytest.raises((ValueError, TypeError), match=r"rule.*last_wins"):
+        regions_to_labels(np.zeros((3, 2, 2)), BRATS, rule="last_wins")  # type: ignore[arg-type]
 
 
 def test_above_a_threshold_of_0_whatever_is_possible_counts() -> None:
