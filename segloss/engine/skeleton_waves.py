@@ -23,11 +23,11 @@ __all__ = ["skeletons", "slopes", "supports"]
 
 def supports(x: Tensor) -> bool:
     """Whether the loops know maps like these."""
-    return backend.chosen() != "torch" and x.device.type == "cpu" and x.dtype == torch.float32
+    return backend.chosen() == "auto" and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def skeletons(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor:
-    """The soft skeletons of maps; see `segloss.engine.soft_skeleton.soft_skeletons`."""
+    """What `segloss.engine.soft_skeleton.soft_skeleton` says."""
     from segloss.engine.loops import skeleton as loops  # here, as it loads numba
 
     k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
@@ -35,8 +35,8 @@ def skeletons(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor
 
     def work(part: _Part) -> None:
         planes, rings = _rings(volumes, [3] * (k + 2), [1] + [2] * (k + 1))
-        seen, own = volumes[part.map, part.first : part.last], out[part.map, part.begin : part.end]
-        loops.write_skeleton(seen.numpy(), part.begin - part.first, planes, *rings, own.numpy())
+        seen, own = volumes[part.map, part.seen].numpy(), out[part.map, part.own].numpy()
+        loops.write_skeleton(seen, part.margin, planes, *rings, own)
 
     for _ in _shared(work, _parts(volumes, k + 2)):
         pass
@@ -44,7 +44,7 @@ def skeletons(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor
 
 
 def slopes(x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = None) -> Tensor:
-    """Their derivatives by the maps; see `segloss.engine.soft_skeleton.soft_skeleton_slopes`."""
+    """What `segloss.engine.soft_skeleton.soft_skeleton_slope` says."""
     from segloss.engine.loops import skeleton as loops  # here, as it loads numba
 
     k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
@@ -58,30 +58,28 @@ def slopes(x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = Non
             [k + 1],
             [3] * (k + 2),
         )
-        seen, own = (
-            volumes[part.map, part.first : part.last],
-            scales[part.map, part.begin : part.end],
-        )
-        out = torch.empty_like(seen)
-        loops.write_slope(
-            *(seen.numpy(), own.numpy(), part.begin - part.first, planes, *rings, out.numpy())
-        )
-        return out
+        seen, own = volumes[part.map, part.seen], scales[part.map, part.own].numpy()
+        slope = torch.empty_like(seen)
+        loops.write_slope(seen.numpy(), own, part.margin, planes, *rings, slope.numpy())
+        return slope
 
     out, parts = torch.zeros_like(volumes), _parts(volumes, k + 2)
     for part, slope in zip(parts, _shared(work, parts), strict=True):
-        out[part.map, part.first : part.last] += slope
+        out[part.map, part.seen] += slope
     return out.view(x.shape)
 
 
 class _Part(NamedTuple):
-    """Planes of a map, from `begin` to `end`, and those that they depend on."""
+    """Planes of a map, and all that they depend on."""
 
     map: int
-    first: int
-    begin: int
-    end: int
-    last: int
+    own: slice
+    seen: slice
+
+    @property
+    def margin(self) -> int:
+        """How many planes are seen before the first."""
+        return int(self.own.start - self.seen.start)
 
 
 def _parts(volumes: Tensor, margin: int) -> list[_Part]:
@@ -95,7 +93,7 @@ def _parts(volumes: Tensor, margin: int) -> list[_Part]:
     count = min(range(1, max(1, planes // margin) + 1), key=time)
     bounds = list(pairwise([planes * i // count for i in range(count + 1)]))
     return [
-        _Part(m, max(0, begin - margin), begin, end, min(planes, end + margin))
+        _Part(m, slice(begin, end), slice(max(0, begin - margin), min(planes, end + margin)))
         for m, (begin, end) in product(range(maps), bounds)
     ]
 

@@ -13,8 +13,9 @@ Shit et al., "clDice", CVPR 2021, written as a product.
 What is not there (beyond the border, or of no weight) takes part in no minimum and no maximum.
 Minima and maxima are taken by shifting, so that their gradient needs no indices and does not depend
 on the order in which a GPU adds up: it goes to the voxel itself if that is one of the extremes,
-else to the first neighbour that is. This is done by PyTorch's operations here, and on the CPU, in
-single precision, by the loops of `segloss.engine.skeleton_waves`: the same numbers, much faster.
+else to the first neighbour that is. So it is done by PyTorch's operations here; the kernels of
+`segloss.engine.kernels.skeleton` on a GPU, and on the CPU, in single precision, the loops of
+`segloss.engine.skeleton_waves`, give the same numbers in far fewer steps.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from torch.linalg import vecdot
 from torch.nn.functional import pad
 
 from segloss.encoding import Encoded
-from segloss.engine import skeleton_waves
+from segloss.engine import backend, skeleton_waves
 from segloss.engine.block import Block, Place
 from segloss.engine.probability import Measure
 from segloss.engine.volumes import Volume
@@ -126,7 +127,8 @@ def soft_skeleton(x: Tensor, iterations: int, there: Tensor | None = None) -> Te
     """
     if skeleton_waves.supports(x):
         return skeleton_waves.skeletons(x, iterations, there)
-    return torch.stack([_skeleton(*each, iterations) for each in _each(x, there)])
+    skeleton, _ = _of_one(x)
+    return torch.stack([skeleton(*each, iterations) for each in _each(x, there)])
 
 
 def soft_skeleton_slope(
@@ -142,8 +144,9 @@ def soft_skeleton_slope(
     """
     if skeleton_waves.supports(x):
         return skeleton_waves.slopes(x, iterations, scale, there)
+    _, slope = _of_one(x)
     each = zip(_each(x, there), scale, strict=True)
-    return torch.stack([_slope(*of, iterations, by) for of, by in each])
+    return torch.stack([slope(*of, iterations, by) for of, by in each])
 
 
 def outlasts(mask: Tensor, erosions: int) -> bool:
@@ -168,6 +171,15 @@ def _first(x: Tensor | None) -> Tensor | None:
 def _each(x: Tensor, there: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """One map after the other: what a skeleton needs is kept for one of them only."""
     return zip(x, [None] * len(x) if there is None else there.expand(x.shape), strict=True)
+
+
+def _of_one(x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """What makes the skeleton of one of these maps, and what its slope."""
+    if not backend.triton_runs(x.device):
+        return _skeleton, _slope
+    from segloss.engine.kernels import skeleton as kernels
+
+    return kernels.skeleton, kernels.slope
 
 
 def _skeleton(x: Tensor, there: Tensor | None, iterations: int) -> Tensor:

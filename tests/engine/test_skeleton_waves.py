@@ -89,13 +89,13 @@ def test_parts_are_all_planes_and_what_they_depend_on(maps: int, planes: int, co
         parts = skeleton_waves._parts(torch.empty(maps, planes, 2, 2), 12)
     assert len(parts) == maps * count
     for m in range(maps):
-        own = [part for part in parts if part.map == m]
-        assert [own[0].begin, *(part.end for part in own)] == [
-            *(part.begin for part in own),
-            planes,
-        ]
-        assert all(part.first == max(0, part.begin - 12) for part in own)
-        assert all(part.last == min(planes, part.end + 12) for part in own)
+        of_map = [part for part in parts if part.map == m]
+        ends = [part.own.stop for part in of_map]
+        assert [part.own.start for part in of_map] == [0, *ends[:-1]]
+        assert ends[-1] == planes
+        for part in of_map:
+            assert part.seen.start == max(0, part.own.start - 12) == part.own.start - part.margin
+            assert part.seen.stop == min(planes, part.own.stop + 12)
 
 
 def test_a_loss_is_the_same_by_any_number_of_threads() -> None:
@@ -139,5 +139,6 @@ def test_what_the_loops_do_not_know() -> None:
     assert skeleton_waves.supports(x)
     assert not skeleton_waves.supports(x.double())
     assert not skeleton_waves.supports(x.half())
-    with backend("torch"):
-        assert not skeleton_waves.supports(x)
+    for other in ("torch", "triton"):
+        with backend(other):
+            assert not skeleton_waves.supports(x)

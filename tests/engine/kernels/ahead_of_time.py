@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from segloss.engine.kernels import operators
+from segloss.engine.kernels import operators, skeleton
 from segloss.engine.kernels.batch import Batch
 from segloss.engine.kernels.numbers import sums_by_number
 
@@ -96,6 +96,10 @@ def main(capability: int) -> None:
         rows = operators.row_sums(*batch)
         operators._row_gradient(rows, *batch)
     sums_by_number(volume(2, 3, 4096, dtype=torch.uint8), volume(2, 3, 3, 4096), 256)
+    # What is 1 is no variable in a kernel.
+    sums_by_number(volume(1, 1, 7, dtype=torch.uint8), volume(1, 1, 1, 7), 2)
+    for x in volume(5, 6, 7), volume(8, 16, dtype=torch.float64):
+        skeleton.slope(x, x > 0, 1, x)
     for kernel in built:
         print(kernel.name, len(kernel.asm["cubin"]), kernel.metadata.shared)
 

@@ -25,7 +25,9 @@ def test_every_kind_of_row_becomes_machine_code(capability: str, tmp_path: Path)
     ).splitlines()
     kernels, sizes, shared = zip(*map(str.split, lines), strict=True)
     of_rows = ("sum_rows", "write_gradient") * len(ahead_of_time.batches())
-    assert kernels == (*of_rows, "_sum_by_number")
+    back = ("_pull", "_undo_dilation", "_undo_erosion")
+    of_skeletons = 2 * ("_erode", "_take_piece", "_erode", *back, *back)
+    assert kernels == (*of_rows, *["_sum_by_number"] * 2, *of_skeletons)
     assert all(int(size) > 1000 for size in sizes)
     # All channels of a voxel are in one thread: the gradient needs nothing of another.
     assert shared[1] == shared[3] == "0"
