@@ -14,6 +14,7 @@ __all__ = [
     "number",
     "numbers",
     "one_of",
+    "options_of",
     "whole",
 ]
 
@@ -104,3 +105,9 @@ def _listed(name: str, values: Any) -> list[Any]:
         return list(values)
     except TypeError as error:
         raise TypeError(f"{name} must be a list of numbers, got {values!r}") from error
+
+
+def options_of(module: Any) -> str:
+    """The options of a module, as its constructor takes them, for its `repr`."""
+    options = {k: v for k, v in vars(module).items() if k[0] != "_" and k != "training"}
+    return ", ".join(f"{k}={v!r}" for k, v in options.items())

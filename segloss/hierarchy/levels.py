@@ -1,16 +1,15 @@
 """Losses of one depth channel that passes through nested levels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from segloss.activation import NodeActivation
 from segloss.arguments import one_of
-from segloss.engine.groups import Group
 from segloss.engine.sums import Request
 from segloss.engine.voxel import CrossEntropy, VoxelSum
 from segloss.hierarchy.activations import (
@@ -22,7 +21,7 @@ from segloss.hierarchy.chain import levels_of
 from segloss.hierarchy.encoding import Tree
 from segloss.hierarchy.losses import a_tree
 from segloss.label_tree import LabelTree
-from segloss.losses.base import Reduction, VoxelLoss
+from segloss.losses.base import VoxelLoss, VoxelOptions
 from segloss.shapes import Flat, Nodes, PerVoxel
 
 __all__ = ["MultiLevelLoss"]
@@ -49,10 +48,8 @@ class MultiLevelLoss(VoxelLoss):
         encoding: The tree, with `segloss.MultiLevelActivation` or `segloss.OrderedLevels`, whose
             labels are leaves.
         kind: Which of the four.
-        group: See `segloss.VoxelLoss`.
-        class_weight: One number for each node: with ``"cumulative"`` how much its level counts, else
-            the voxels labelled so.
-        reduction: See `segloss.VoxelLoss`.
+        **options: Those of `segloss.VoxelLoss`. ``class_weight``, one number for each node, is with
+            ``"cumulative"`` how much its level counts, else the voxels labelled so.
 
     Example:
         >>> import torch
@@ -72,13 +69,9 @@ class MultiLevelLoss(VoxelLoss):
         encoding: Tree,
         *,
         kind: Kind = "nll",
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[VoxelOptions],
     ) -> None:
-        super().__init__(
-            a_tree(encoding), group=group, class_weight=class_weight, reduction=reduction
-        )
+        super().__init__(a_tree(encoding), **options)
         if not isinstance(encoding.activation, MultiLevelActivation | OrderedLevels):
             raise TypeError(
                 "encoding must have the activation MultiLevelActivation() or OrderedLevels(), got "

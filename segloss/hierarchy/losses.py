@@ -24,6 +24,8 @@ from segloss.losses.base import (
     RegionOptions,
     ScoreLoss,
     Sums,
+    VoxelLoss,
+    VoxelOptions,
     ratio,
     reduced,
     shares,
@@ -113,7 +115,7 @@ class HierarchicalDiceCELoss(ScoreLoss):
 
 
 @final
-class HierarchicalCrossEntropyLoss(Loss):
+class HierarchicalCrossEntropyLoss(VoxelLoss):
     r"""Cross entropy whose steps down the tree count the less the higher they are: from 0.
 
     .. math:: -\sum_{u \in A(v)} e^{-\alpha h(u)} \log p(u \mid \text{parent of } u)
@@ -125,9 +127,8 @@ class HierarchicalCrossEntropyLoss(Loss):
     Args:
         encoding: The tree, with an activation that gives labels a probability of their own.
         alpha: α.
-        group: The mean runs over each ``"sample"``, the ``"batch"``, or all ``"ranks"``' batches.
-        class_weight: One number for each node, by which its step is multiplied too.
-        reduction: ``"mean"`` or ``"sum"`` over the groups, or ``"none"`` for ``(g,)``.
+        **options: Those of `segloss.VoxelLoss`. ``class_weight``, one number for each node,
+            multiplies its step too.
 
     References:
         Bertinetto et al., "Making better mistakes: leveraging class hierarchies with deep
@@ -147,13 +148,9 @@ class HierarchicalCrossEntropyLoss(Loss):
         encoding: Tree,
         *,
         alpha: float = 0.1,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[VoxelOptions],
     ) -> None:
-        super().__init__(
-            a_tree(encoding), group=group, class_weight=class_weight, reduction=reduction
-        )
+        super().__init__(a_tree(encoding), **options)
         if not encoding.joint:
             raise ValueError(f"{encoding.activation} gives labels no probability of their own")
         self.alpha = not_negative("alpha", alpha)
@@ -167,12 +164,12 @@ class HierarchicalCrossEntropyLoss(Loss):
         return tuple(a * b for a, b in zip(by_height, given or [1] * len(heights), strict=True))
 
     @property
-    def request(self) -> Request:
-        return Request(voxels=(VoxelSum(CrossEntropy(), of="step"),))
+    def phi(self) -> CrossEntropy:
+        return CrossEntropy()
 
-    def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
-        ((total, norm),) = voxels
-        return reduced(ratio(total, norm), self.reduction)
+    @property
+    def request(self) -> Request:
+        return Request(voxels=(VoxelSum(self.phi, of="step"),))
 
 
 def _heights(tree: LabelTree) -> list[int]:

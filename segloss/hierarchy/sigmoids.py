@@ -1,23 +1,22 @@
 """Losses that know the target while they keep sigmoids of a tree's nodes in order."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from typing_extensions import Unpack
 
 from segloss.activation import NodeActivation
 from segloss.arguments import not_negative
-from segloss.engine.groups import Group
 from segloss.engine.voxel import CrossEntropy, Focal, Phi
 from segloss.hierarchy.activations import MaxConstraint, TreeActivation
 from segloss.hierarchy.encoding import Tree
 from segloss.hierarchy.losses import a_tree
 from segloss.hierarchy.on_trees import heads_of
 from segloss.label_tree import LabelTree
-from segloss.losses.base import Reduction, VoxelLoss
+from segloss.losses.base import VoxelLoss, VoxelOptions
 from segloss.shapes import Flat, Nodes, PerVoxel
 
 __all__ = ["MaxConstraintLoss", "TreeMinLoss"]
@@ -43,9 +42,8 @@ class TreeMinLoss(_OfHeads):
     Args:
         encoding: The tree, with `segloss.MaxConstraint`, in either mode.
         gamma: Of the focal loss; 0 for plain cross entropy.
-        group: See `segloss.VoxelLoss`.
-        class_weight: One number for each node: how much its yes or no counts.
-        reduction: See `segloss.VoxelLoss`.
+        **options: Those of `segloss.VoxelLoss`. ``class_weight``, one number for each node, is how
+            much its yes or no counts.
 
     References:
         Li et al., "Deep hierarchical semantic segmentation", CVPR 2022. Its code takes the mean over
@@ -64,13 +62,9 @@ class TreeMinLoss(_OfHeads):
         encoding: Tree,
         *,
         gamma: float = 2.0,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
+        **options: Unpack[VoxelOptions],
     ) -> None:
-        super().__init__(
-            _constrained(encoding), group=group, class_weight=class_weight, reduction=reduction
-        )
+        super().__init__(_constrained(encoding), **options)
         self.gamma = not_negative("gamma", gamma)
 
     @property
@@ -93,9 +87,8 @@ class MaxConstraintLoss(_OfHeads):
 
     Args:
         encoding: The tree, with ``MaxConstraint("max")``.
-        group: See `segloss.VoxelLoss`.
-        class_weight: One number for each node: how much its yes or no counts.
-        reduction: See `segloss.VoxelLoss`.
+        **options: Those of `segloss.VoxelLoss`. ``class_weight``, one number for each node, is how
+            much its yes or no counts.
 
     References:
         Giunchiglia and Lukasiewicz, "Coherent hierarchical multi-label classification networks",
@@ -109,17 +102,8 @@ class MaxConstraintLoss(_OfHeads):
         tensor(0.6931)
     """
 
-    def __init__(
-        self,
-        encoding: Tree,
-        *,
-        group: Group = "batch",
-        class_weight: Sequence[float] | None = None,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__(
-            _constrained(encoding), group=group, class_weight=class_weight, reduction=reduction
-        )
+    def __init__(self, encoding: Tree, **options: Unpack[VoxelOptions]) -> None:
+        super().__init__(_constrained(encoding), **options)
         if encoding.activation != MaxConstraint("max"):
             raise ValueError(f'MaxConstraintLoss needs MaxConstraint("max"), got {encoding}')
 

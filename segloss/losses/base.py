@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import not_negative, numbers, one_of
+from segloss.arguments import not_negative, numbers, one_of, options_of
 from segloss.encoding import Encoded, Encoding, Multiclass, maker
 from segloss.engine import sums as engine
 from segloss.engine.constants import constant
@@ -211,8 +211,7 @@ class Loss(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
-        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
-        return ", ".join(f"{k}={v!r}" for k, v in options.items())
+        return options_of(self)
 
 
 class RegionLoss(Loss):

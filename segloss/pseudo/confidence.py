@@ -8,7 +8,7 @@ from typing import Any, Literal, final, get_args
 
 from torch import Tensor, nn
 
-from segloss.arguments import not_negative, one_of
+from segloss.arguments import not_negative, one_of, options_of
 from segloss.compose import Weight, a_weight
 from segloss.encoding import Multiclass, checked_logits
 from segloss.engine.groups import pool
@@ -85,7 +85,7 @@ class ConfidenceWeightedLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
-        return _options(self)
+        return options_of(self)
 
 
 @final
@@ -143,7 +143,7 @@ class PseudoBoundaryLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
-        return _options(self)
+        return options_of(self)
 
 
 @final
@@ -276,8 +276,3 @@ class _WeightedSum(VoxelLoss):
     def reduce(self, regions: Sums, voxels: Sequence[Tensor]) -> Reduced:
         total: Tensor = voxels[0][0]
         return total.sum()
-
-
-def _options(module: nn.Module) -> str:
-    options = {k: v for k, v in vars(module).items() if k[0] != "_" and k != "training"}
-    return ", ".join(f"{k}={v!r}" for k, v in options.items())

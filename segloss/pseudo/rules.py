@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from segloss.arguments import fraction, one_of
+from segloss.arguments import fraction, one_of, options_of
 from segloss.encoding import expect_shape
 from segloss.engine.groups import pool
 from segloss.losses.base import ratio
@@ -114,8 +114,7 @@ class ThresholdRule(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
-        options = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "training"}
-        return ", ".join(f"{k}={v!r}" for k, v in options.items())
+        return options_of(self)
 
     def _watch(self, kept: Tensor, count: Tensor) -> None:
         counts = torch.stack((kept, count))

@@ -217,6 +217,7 @@ def _percentile(x: Map, seen: Seen, percent: float) -> Tensor:
     exact = torch.float32 if x.device.type == "mps" else torch.float64
     position = (seen.count - 1).clamp(min=0).to(exact) * (percent / 100)
     ordered = counted.flatten().sort().values
-    below, above = (ordered[i.long()] for i in (position.floor(), position.ceil()))
+    # Two places at once: a single number as an index would be waited for on a GPU.
+    below, above = ordered[torch.stack((position.floor(), position.ceil())).long()]
     cut: Tensor = torch.lerp(below, above, position.frac().to(x))
     return cut
