@@ -202,6 +202,16 @@ def test_wasserstein_dice(weighting: Any, group: Any) -> None:
     check(loss(z, batch.target, weight=batch.weight), expected.reshape(-1), z)
 
 
+def test_wasserstein_dice_of_nothing_is_nothing() -> None:
+    encoding = Tree(WIDE, ignore=255)
+    batch = tree_batch(encoding)
+    batch.target[0] = 255
+    loss = GeneralizedWassersteinDiceLoss(encoding, smooth_nr=0, reduction="none")
+    value, gradient = value_and_gradient(loss, batch.logits, batch.target)
+    assert value[0] == 0 and not gradient[0].any()
+    assert value[1] > 0 and gradient[1].any()
+
+
 def test_wasserstein_dice_with_class_weights() -> None:
     """As if the voxels of a class were there so many times."""
     encoding = Tree(WIDE)
@@ -337,6 +347,8 @@ def test_what_does_not_fit_is_refused() -> None:
         GeneralizedWassersteinDiceLoss(Tree(BRATS), distances=[[0, 1], [1, 0]])
     with pytest.raises(ValueError, match="distances must be from 0 to 1"):
         GeneralizedWassersteinDiceLoss(Tree(LabelTree({"a": None})), distances=[[0, 2], [2, 0]])
+    with pytest.raises(ValueError, match="0 on the diagonal"):
+        GeneralizedWassersteinDiceLoss(Tree(LabelTree({"a": None})), distances=[[1, 1], [1, 0]])
     # Run-time type checks, where they are on, say it before the package can.
     with pytest.raises(TypeError, match="encoding"):
         HierarchicalDiceCELoss(Multiclass())  # type: ignore[arg-type]

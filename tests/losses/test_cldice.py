@@ -54,15 +54,16 @@ def test_the_skeleton_is_the_published_recursion(
     assert_close(soft_skeleton_slope(x.detach()[None], iterations, scale[None], some)[0], slope)
 
 
+@pytest.mark.filterwarnings("ignore:class . of the target is wider than iterations")
 @each_encoding
 @pytest.mark.parametrize("group", ["sample", "batch"])
 @pytest.mark.parametrize("shape", [(2, 3, 7, 6), (2, 3, 4, 3, 5)], ids=["2d", "3d"])
 def test_is_as_defined_with_few_iterations(
     encoding: Any, group: Any, shape: tuple[int, ...]
 ) -> None:
-    loss = CenterlineDiceLoss(encoding, iterations=2, group=group, reduction="none")
     batch = make_batch(encoding, shape=shape)
-    for weighted in (False, True):
+    for iterations, weighted in ((0, True), (2, False), (2, True)):
+        loss = CenterlineDiceLoss(encoding, iterations=iterations, group=group, reduction="none")
         assert_as_defined(loss, batch.logits, batch.target, batch.maps(loss, weight=weighted))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from skimage.morphology import skeletonize
 
+from segloss.transforms.arrays import LARGEST_ID
 from segloss.transforms.functional import (
     boundary_band,
     boundary_weight,
@@ -222,6 +223,12 @@ class TestDownsample:
     def test_asked_for_what_cannot_be(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"expected 2 numbers, from 1 to \(4, 5\)|shape is"):
             downsample(np.zeros((4, 5)), shape)
+
+
+def test_ids_as_large_as_there_may_be() -> None:
+    square = np.pad(np.ones((5, 5), dtype=np.int32), 2)
+    found = tubed_skeleton(LARGEST_ID * square, per_class=True)
+    assert_array_equal(found, LARGEST_ID * tubed_skeleton(square, per_class=True))
 
 
 FLAT = np.zeros((4, 5), dtype=np.uint8)
