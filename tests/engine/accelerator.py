@@ -1,4 +1,4 @@
-"""Run every loss on a device that is not there, and print what is wrong: nothing, if all is well.
+"""Run losses and more on a device that is not there, and print what is wrong: nothing, if all is well.
 
     python -m tests.engine.accelerator
 
@@ -10,6 +10,7 @@ A program of its own, since a process keeps such a device once it has it.
 
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch.utils.backend_registration import (
 
 from segloss import Multiclass
 from segloss.engine.constants import kept
+from segloss.pseudo import DynamicThreshold, EntropyPercentile, FixedThreshold
 from tests.hierarchy.test_losses import some_losses
 from tests.hierarchy.trees import tree_batch
 from tests.strategies import IGNORED, LOSSES, make_batch
@@ -143,26 +145,36 @@ _library.impl("empty.memory_format", _empty, "PrivateUse1")
 _library.impl("_copy_from", _copied, "PrivateUse1")
 
 
-def report(loss: Any, logits: Tensor, target: Tensor, maps: dict[str, Tensor]) -> None:
-    """Print what a loss does on the device that it should not."""
+def report(name: str, run: Callable[[Callable[[Tensor], Tensor]], list[Tensor]]) -> None:
+    """Print what is wrong with something done on the device, to which the argument moves tensors."""
+    waits.clear()
+    with _Factories():  # type: ignore[no-untyped-call]
+        found = list(map(_bare, run(OnDevice)))
+    wrong = [
+        f"{x} is not {y}"
+        for x, y in zip(found, run(lambda x: x), strict=True)
+        if not torch.allclose(x, y, rtol=1e-5, atol=1e-6)
+    ]
+    for fault in (*dict.fromkeys(waits), *wrong):
+        print(f"{name}: {fault}")
 
+
+def report_loss(loss: Any, logits: Tensor, target: Tensor, maps: dict[str, Tensor]) -> None:
     def step(move: Callable[[Tensor], Tensor]) -> list[Tensor]:
         z = move(logits.clone()).requires_grad_()
         value = loss(z, move(target), **{k: move(x) for k, x in maps.items()})
         value.backward()
         assert z.grad is not None
-        return [_bare(value).detach(), _bare(z.grad)]
+        return [value.detach(), z.grad]
 
-    waits.clear()
-    with _Factories():  # type: ignore[no-untyped-call]
-        found = step(OnDevice)
-    wrong = [
-        f"{x} is not {y}"
-        for x, y in zip(found, step(lambda x: x), strict=True)
-        if not torch.allclose(x, y, rtol=1e-5, atol=1e-6)
-    ]
-    for fault in (*dict.fromkeys(waits), *wrong):
-        print(f"{type(loss).__name__}: {fault}")
+    report(type(loss).__name__, step)
+
+
+def report_rule(rule: Any, probability: Tensor) -> None:
+    def choice(move: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        return [deepcopy(rule)(move(probability)).float()]
+
+    report(type(rule).__name__, choice)
 
 
 def main() -> None:
@@ -174,10 +186,13 @@ def main() -> None:
         maps = batch.maps(loss, weight=True)
         if "instances" in maps:  # how many there are is not asked of a map of bytes
             maps["instances"] = maps["instances"].byte()
-        report(loss, batch.logits, batch.target, maps)
+        report_loss(loss, batch.logits, batch.target, maps)
     for loss in some_losses():
         tree = tree_batch(loss.encoding, dtype=torch.float32)
-        report(loss, tree.logits, tree.target, {"weight": tree.weight})
+        report_loss(loss, tree.logits, tree.target, {"weight": tree.weight})
+    probability = make_batch(dtype=torch.float32).logits.softmax(1)
+    for rule in FixedThreshold(0.6), DynamicThreshold(beta=10), EntropyPercentile(50):
+        report_rule(rule, probability)
 
 
 if __name__ == "__main__":
