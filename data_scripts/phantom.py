@@ -179,10 +179,11 @@ def _draw(label: npt.NDArray[np.uint8], vessel: Vessel, units: Array, class_id: 
     last = np.asarray(label.shape) - 1  # a quotient may round up to the first voxel outside
     nearest = np.minimum(np.floor(vessel.centers / units).astype(int), last)
     label[tuple(nearest.T)] = class_id
-    reach = np.ceil(vessel.radii.max(initial=0) / units).astype(int)
-    around = np.indices(2 * reach + 1).reshape(len(units), -1).T - reach
-    voxels = nearest[:, None] + around
-    offsets = (voxels + 0.5) * units - vessel.centers[:, None]
-    drawn = (offsets**2).sum(-1) <= vessel.radii[:, None] ** 2
-    drawn &= ((voxels >= 0) & (voxels < label.shape)).all(-1)
-    label[tuple(voxels[drawn].T)] = class_id
+    reach = np.ceil(vessel.radii[:, None] / units).astype(int)
+    first, end = np.maximum(nearest - reach, 0), np.minimum(nearest + reach, last) + 1
+    grid = [(np.arange(n) + 0.5) * unit for n, unit in zip(label.shape, units, strict=True)]
+    for ball, box in enumerate(zip(first.tolist(), end.tolist(), strict=True)):
+        part = tuple(map(slice, *box))
+        sides = zip(grid, part, vessel.centers[ball], strict=True)
+        squares = np.ix_(*((at[side] - center) ** 2 for at, side, center in sides))
+        label[part][sum(squares) <= vessel.radii[ball] ** 2] = class_id

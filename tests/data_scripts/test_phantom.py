@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -226,6 +227,14 @@ def test_nnunet_would_take_cases_of_before_for_new_ones(tmp_path: Path) -> None:
     code, output = run(out, "--count", 2, *options)
     assert code == 2
     assert "imagesTr/phantom_0002_0000.nii.gz for one" in output
+
+
+def test_vessels_wider_than_the_volume_take_no_more_memory() -> None:
+    tracemalloc.start()
+    vessel_phantom((24, 24, 24), seed=0, spacing=(0.15, 0.15, 0.15))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_writes_flat_images(tmp_path: Path) -> None:
