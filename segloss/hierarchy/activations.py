@@ -5,6 +5,7 @@ An activation is a frozen dataclass of options; `segloss.Tree` binds it to a tre
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, final
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segloss.activation import NodeActivation
-from segloss.arguments import above_zero, one_of
+from segloss.arguments import above_zero, number, one_of
 from segloss.hierarchy.chain import deepest, levels_of
 from segloss.hierarchy.on_trees import (
     Conditional,
@@ -207,11 +208,13 @@ class MultiLevelActivation(TreeActivation):
     """
 
     steepness: float = 10.0
-    thresholds: tuple[float, ...] | None = None
+    thresholds: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         above_zero("steepness", self.steepness)
-        given = self.thresholds or ()
+        given = tuple(number("thresholds", threshold) for threshold in self.thresholds or ())
+        if self.thresholds is not None:
+            object.__setattr__(self, "thresholds", given)
         if any(not a < b for a, b in pairwise(given)):
             raise ValueError(f"thresholds must increase, got {given}")
 
@@ -235,7 +238,7 @@ class MultiLevelActivation(TreeActivation):
                 f"thresholds has {len(self.thresholds)} numbers, expected {len(levels)}, one for "
                 f"each level: {names}"
             )
-        return self.thresholds
+        return tuple(self.thresholds)
 
 
 @final

@@ -60,6 +60,12 @@ class Tree(Encoding):
     ignore: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tree, LabelTree):
+            raise TypeError(f"tree must be a LabelTree, Tree(LabelTree(...)), got {self.tree!r}")
+        if not isinstance(self.activation, TreeActivation):
+            raise TypeError(
+                f"activation must be one such as LeafSoftmax(), got {self.activation!r}"
+            )
         self.activation.channels(self.tree)
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(self.labels))

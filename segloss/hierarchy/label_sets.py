@@ -31,6 +31,10 @@ class PartialLabels(Encoding):
 
     space: LabelSpace
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, LabelSpace):
+            raise TypeError(f"space must be a LabelSpace(tree, datasets), got {self.space!r}")
+
     @property
     @abstractmethod
     def channels(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ Meaning = str | Sequence[str]
 LeafSet = frozenset[int]
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class LabelSpace:
     """Data sets that label different things, in terms of one tree of classes.
 
@@ -65,6 +65,10 @@ class LabelSpace:
         attributes = {"tree": tree, "names": tuple(datasets), "values": values}
         for attribute, value in attributes.items():
             object.__setattr__(self, attribute, value)
+
+    def __repr__(self) -> str:
+        labels = [{value: list(names) for value, names, _ in given} for given in self.values]
+        return f"LabelSpace({self.tree!r}, {dict(zip(self.names, labels, strict=True))})"
 
     def number(self, dataset: str) -> int:
         """The number of a data set, which each of its samples carries.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from segloss.arguments import not_negative, one_of
+from segloss.arguments import not_negative, number, one_of
 from segloss.encoding import Encoding
 from segloss.engine.constants import constant
 from segloss.engine.groups import Group
@@ -195,7 +195,8 @@ class GeneralizedWassersteinDiceLoss(Loss):
 
     Args:
         encoding: The tree, with `segloss.LeafSoftmax`, whose labels are leaves.
-        distances: M, a row for each leaf, from 0 to 1; by default `segloss.LabelTree.distance_matrix`.
+        distances: M, a row for each leaf, from 0 to 1, 0 on the diagonal; by default
+            `segloss.LabelTree.distance_matrix`.
         weighting: ``"foreground"``, or ``"volume"`` (the paper's generalised form).
         group: Scores are of each ``"sample"``, of the ``"batch"``, or of all ``"ranks"``' batches.
         class_weight: One number for each node, by which the voxels labelled so count.
@@ -236,15 +237,17 @@ class GeneralizedWassersteinDiceLoss(Loss):
             raise TypeError(f"encoding must have the activation LeafSoftmax(), got {encoding}")
         for node in set(encoding.named).difference(leaves):
             raise ValueError(f"the label of {tree.names[node]!r} is no leaf's: it has no distance")
-        rows = tree.distance_matrix() if distances is None else tuple(map(tuple, distances))
+        rows = tree.distance_matrix()
+        if distances is not None:
+            rows = tuple(tuple(number("distances", d) for d in row) for row in distances)
         if {len(rows), *map(len, rows)} != {len(leaves)}:
             raise ValueError(
                 f"distances has {len(rows)} rows, expected {len(leaves)} rows and columns, one for "
                 f"each leaf: {', '.join(encoding.channels)}"
             )
-        for row in rows:
-            if any(not 0 <= d <= 1 for d in row):
-                raise ValueError(f"distances must be from 0 to 1, got {row}")
+        for i, row in enumerate(rows):
+            if row[i] or any(not 0 <= d <= 1 for d in row):
+                raise ValueError(f"distances must be from 0 to 1, 0 on the diagonal, got {row}")
         self.distances = rows
         self.weighting = one_of("weighting", weighting, ("foreground", "volume"))
         self.smooth_nr = not_negative("smooth_nr", smooth_nr)

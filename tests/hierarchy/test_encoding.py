@@ -294,3 +294,23 @@ def test_trains_after_a_validation_in_inference_mode() -> None:
         found = loss(logits.requires_grad_(), labels)
         found.backward()
         assert_close(found.detach(), expected.clone())
+
+
+def test_what_is_no_tree_is_named() -> None:
+    nested: Any = {"liver": None}
+    of_class: Any = LeafSoftmax
+    for make, word in (
+        (lambda: Tree(nested), "tree"),
+        (lambda: Tree(LabelTree(nested), of_class), "activation"),
+        (lambda: LabelSets(nested), "space"),
+    ):
+        with pytest.raises(TypeError, match=word):
+            make()
+
+
+def test_thresholds_may_be_a_list() -> None:
+    tree, depth = LabelTree({"a": {"b": None}}), torch.randn(1, 1, 4, 4)
+    listed, fixed = ([-1.0, 1.0], (-1.0, 1.0))
+    of_list, of_tuple = (Tree(tree, MultiLevelActivation(thresholds=x)) for x in (listed, fixed))
+    assert of_list == of_tuple
+    assert_close(of_list.probabilities(depth), of_tuple.probabilities(depth))

@@ -98,3 +98,9 @@ def test_what_is_no_space() -> None:
             LabelSpace(LabelTree({word: None}), {"a": {0: "background"}})
     with pytest.raises(ValueError, match="no data set 'kits'; there are a, b"):
         LabelSpace(TREE, {"a": {0: "liver"}, "b": {0: "liver"}}).number("kits")
+
+
+def test_comes_back_from_its_repr() -> None:
+    given: Any = {"a": {0: "others", 1: "b", 2: ["c", "d"]}, "e": {0: "d", 1: "ignore"}}
+    space = LabelSpace(LabelTree({"b": None, "c": None, "d": None}), given)
+    assert eval(repr(space)) == space
