@@ -7,7 +7,8 @@ and only the planes between the first and the last of them are kept: about 5 k f
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate, pairwise, product
@@ -31,15 +32,16 @@ def skeletons(x: Tensor, iterations: int, there: Tensor | None = None) -> Tensor
     from segloss.engine.loops import skeleton as loops  # here, as it loads numba
 
     k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
-    out = torch.empty_like(volumes)
+    out, parts = torch.empty_like(volumes), _parts(volumes, k + 2)
+    rooms, rings = _rooms(volumes, len(parts), [3] * (k + 2), [1] + [2] * (k + 1))
 
     def work(part: _Part) -> None:
-        planes, rings = _rings(volumes, [3] * (k + 2), [1] + [2] * (k + 1))
+        planes = rooms.pop()
         seen, own = volumes[part.map, part.seen].numpy(), out[part.map, part.own].numpy()
         loops.write_skeleton(seen, part.margin, planes, *rings, own)
+        rooms.append(planes)
 
-    for _ in _shared(work, _parts(volumes, k + 2)):
-        pass
+    _share(len(rooms), work, parts)
     return out.view(x.shape)
 
 
@@ -48,23 +50,26 @@ def slopes(x: Tensor, iterations: int, scale: Tensor, there: Tensor | None = Non
     from segloss.engine.loops import skeleton as loops  # here, as it loads numba
 
     k, volumes = iterations, _volumes(x, there, float(loops.NOTHING))
-    scales = scale.contiguous().view(volumes.shape)
+    scales, parts = scale.contiguous().view(volumes.shape), _parts(volumes, k + 2)
+    slopes = [torch.empty_like(volumes[part.map, part.seen]) for part in parts]
+    rooms, rings = _rooms(
+        volumes,
+        len(parts),
+        [2 * (k - i) + 5 for i in range(k + 2)],
+        [1] + [2 * (k - i) + 2 for i in range(1, k + 1)],
+        [k + 1],
+        [3] * (k + 2),
+    )
 
-    def work(part: _Part) -> Tensor:
-        planes, rings = _rings(
-            volumes,
-            [2 * (k - i) + 5 for i in range(k + 2)],
-            [1] + [2 * (k - i) + 2 for i in range(1, k + 1)],
-            [k + 1],
-            [3] * (k + 2),
-        )
-        seen, own = volumes[part.map, part.seen], scales[part.map, part.own].numpy()
-        slope = torch.empty_like(seen)
-        loops.write_slope(seen.numpy(), own, part.margin, planes, *rings, slope.numpy())
-        return slope
+    def work(part: _Part, slope: Tensor) -> None:
+        planes = rooms.pop()
+        seen, own = volumes[part.map, part.seen].numpy(), scales[part.map, part.own].numpy()
+        loops.write_slope(seen, own, part.margin, planes, *rings, slope.numpy())
+        rooms.append(planes)
 
-    out, parts = torch.zeros_like(volumes), _parts(volumes, k + 2)
-    for part, slope in zip(parts, _shared(work, parts), strict=True):
+    _share(len(rooms), work, parts, slopes)
+    out = torch.zeros_like(volumes)
+    for part, slope in zip(parts, slopes, strict=True):
         out[part.map, part.seen] += slope
     return out.view(x.shape)
 
@@ -104,23 +109,23 @@ def _volumes(x: Tensor, there: Tensor | None, nothing: float) -> Tensor:
     return x.contiguous().view(*x.shape[:2], -1, x.shape[-1])
 
 
-def _rings(volumes: Tensor, *sizes: list[int]) -> tuple[Any, list[Any]]:
-    """Planes with a frame, for all rings, and tables of where each begins and how long it is."""
+def _rooms(volumes: Tensor, parts: int, *sizes: list[int]) -> tuple[list[Any], list[Any]]:
+    """For each thread, planes with a frame for all rings; where each begins, and how long it is."""
     h, w = volumes.shape[2:]
-    tables, begin = [], 0
+    rings, begin = [], 0
     for group in sizes:
         *begins, end = accumulate(group, initial=begin)
-        tables.append(torch.tensor([begins, group]).T.contiguous().numpy())
+        rings.append(torch.tensor([begins, group]).T.contiguous().numpy())
         begin = end
-    return volumes.new_empty(begin, (h + 2) * (w + 1)).numpy(), tables
+    count = min(parts, torch.get_num_threads())
+    planes = volumes.new_empty(count, begin, (h + 2) * (w + 1))
+    return list(planes.numpy()), rings
 
 
-def _shared(work: Callable[[_Part], Any], parts: list[_Part]) -> Iterable[Any]:
-    """What each part gives, in their order, each made in a thread."""
-    threads = torch.get_num_threads()
-    if min(threads, len(parts)) == 1:
-        return map(work, parts)
-    return _pool(threads, os.getpid()).map(work, parts)
+def _share(threads: int, work: Callable[..., None], *arguments: Sequence[Any]) -> None:
+    """Work on one argument of each after the other, or in threads."""
+    done = (_pool(threads, os.getpid()).map if threads > 1 else map)(work, *arguments)
+    deque(done, maxlen=0)
 
 
 @lru_cache(maxsize=1)

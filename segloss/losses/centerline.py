@@ -122,9 +122,9 @@ class CenterlineDiceLoss(ScoreLoss):
     Says little of a tube's width, so add it to `segloss.DiceLoss`. It takes far longer than other
     losses, most of it for the soft skeleton of the prediction: `segloss.SkeletonRecallLoss` needs
     none. Nothing but the logits is kept for the gradient, which is computed in slabs of a few times
-    ``iterations`` rows, one class at a time: at (1, 2, 96³) a step on the CPU peaks at 5 times the
-    memory of the logits with 3 iterations, and at 14 times with 10. It can be differentiated once,
-    and torch.compile leaves it as it is.
+    ``iterations`` rows: at (1, 2, 96³) a step on the CPU, in two threads, peaks at 4 times the memory
+    of the logits with 3 iterations, and at 9 times with 10. It can be differentiated once, and
+    torch.compile leaves it as it is.
 
     Takes the map ``skeleton=``: class labels, ``(b, *space)`` or ``(b, 1, *space)`` with 0 off the
     skeletons, or one channel for each class, of `segloss.transforms.TubedSkeletond` with
