@@ -105,6 +105,8 @@ def _values(
     tree: LabelTree, dataset: str, given: Mapping[int, Meaning]
 ) -> tuple[tuple[int, tuple[str, ...], LeafSet], ...]:
     """The label values of a data set, each with the names and the leaves it stands for."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{dataset}: expected a mapping from label values to names, got {given!r}")
     every = frozenset(range(len(tree.leaves)))
     named: dict[int, tuple[str, ...]] = {}
     for value, meaning in given.items():

@@ -58,7 +58,7 @@ class HausdorffLoss(DistanceLoss):
 
     Args:
         encoding: What the channels mean. By default the background is left out.
-        alpha: α, the power of the distance, 0 or more.
+        alpha: α, the power of the distance, above 0; or 0, with which all errors count alike.
         **options: Those of `segloss.BoundaryLoss`.
 
     References:
@@ -110,7 +110,7 @@ class HausdorffDTLoss(DistanceLoss):
 
     Args:
         encoding: What the channels mean. By default the background is left out.
-        alpha: α, the power of the distances, 0 or more.
+        alpha: α, the power of the distances, above 0; or 0, with which all errors count alike.
         spacing: Size of a voxel along each image axis, in the order of the array, or along all, in
             the unit of the map: 1 if that is in voxels.
         **options: Those of `segloss.BoundaryLoss`.

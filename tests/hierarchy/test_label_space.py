@@ -104,3 +104,9 @@ def test_comes_back_from_its_repr() -> None:
     given: Any = {"a": {0: "others", 1: "b", 2: ["c", "d"]}, "e": {0: "d", 1: "ignore"}}
     space = LabelSpace(LabelTree({"b": None, "c": None, "d": None}), given)
     assert eval(repr(space)) == space
+
+
+def test_labels_without_values_are_named() -> None:
+    listed: Any = {"livers": ["background", "liver"]}
+    with pytest.raises(TypeError, match="livers"):
+        LabelSpace(TREE, listed)
