@@ -31,6 +31,7 @@ from segloss import (
     Tree,
     TverskyLoss,
 )
+from segloss.engine.voxel import VoxelSum
 from tests.losses.checks import value_and_gradient
 from tests.strategies import FURTHER_OVERLAP, make_batch
 
@@ -192,6 +193,7 @@ def test_the_slope_of_a_power_is_its_derivative_on_both_sides_of_where_it_bends(
     gamma: float,
 ) -> None:
     (term,) = ExponentialLogarithmicLoss(gamma=gamma).request.voxels
+    assert isinstance(term, VoxelSum)
     m = torch.tensor([1e-9, 1e-6, 5e-5, 2e-4, 0.1, 3.0, 40.0], dtype=torch.float64)
     step = 1e-5 * m
     difference = (term.phi.value(m + step) - term.phi.value(m - step)) / (2 * step)

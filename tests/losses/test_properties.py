@@ -242,7 +242,7 @@ NOTHING = [
 def test_nothing_but_ignored_voxels_costs_nothing(
     loss_class: Any, empty: str | None, encoding: Any, group: str, by: str
 ) -> None:
-    policy = {} if empty is None else {"empty": empty, "smooth_nr": 0.0}
+    policy: dict[str, Any] = {} if empty is None else {"empty": empty, "smooth_nr": 0.0}
     batch = make_batch(encoding, shape=(2, 3, 3, 4))
     target = torch.full_like(batch.target, IGNORED) if by == "ignore" else batch.target
     weight = {"weight": torch.zeros(2, 3, 4)} if by == "weight" else {}
