@@ -368,6 +368,7 @@ def test_compiles_whole() -> None:
         HierarchicalDiceCELoss(encoding, class_weight=weights(encoding)),
         tree_batch(encoding),
     )
+    torch._dynamo.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     found = value_and_gradient(compiled, batch.logits, batch.target)
     assert_close(found, value_and_gradient(loss, batch.logits, batch.target))
