@@ -128,8 +128,8 @@ def _undo_dilation(x, pull, most, flow, least, shape, VOXELS: tl.constexpr):
         dz, dy, dx = _of_all(j)
         number = _neighbour(most, voxel, at, shape, -dz, -dy, -dx, -1)
         total -= tl.where(number == j, _neighbour(pull, voxel, at, shape, -dz, -dy, -dx, 0), 0)
-    value, number = _least(x, voxel, at, shape)
-    tl.store(flow + voxel, tl.where(value == NOTHING, 0, total), mask=inside)
+    _, number = _least(x, voxel, at, shape)
+    tl.store(flow + voxel, total, mask=inside)
     tl.store(least + voxel, number.to(tl.int8), mask=inside)
 
 

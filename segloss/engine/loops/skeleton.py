@@ -100,9 +100,9 @@ def write_slope(x, scale, begin, planes, maps, rests, scales, flows, out):
         if 0 <= z <= last:
             flow = _plane(planes, flows, 0, z)
             for y in range(x.shape[1]):
-                row, given, own = out[z, y], flow[(y + 1) * w : (y + 2) * w - 1], x[z, y]
+                row, given = out[z, y], flow[(y + 1) * w : (y + 2) * w - 1]
                 for v in range(w - 1):
-                    row[v] = _ZERO if own[v] == NOTHING else given[v]
+                    row[v] = given[v]
             flow[:] = _ZERO
 
 
