@@ -244,7 +244,10 @@ class TestGradientNormBalance:
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [({"every": 0}, "every must be a whole number of at least 1, got 0"), ({"momentum": 1.5}, "momentum")],
+        [
+            ({"every": 0}, "every must be a whole number of at least 1, got 0"),
+            ({"momentum": 1.5}, "momentum"),
+        ],
     )
     def test_options_that_make_no_sense(self, options: Any, words: str) -> None:
         with pytest.raises(ValueError, match=words):
