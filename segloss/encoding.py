@@ -217,6 +217,9 @@ class Multilabel(Encoding):
         )
 
 
+_STORED_ONLY = frozenset({torch.uint16, torch.uint32, torch.uint64})
+
+
 def checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
     """Batch, channels and image axes of what must be logits."""
     b, c, *space = logits.shape if logits.ndim > 2 else (0, 0)
@@ -233,7 +236,9 @@ def checked_logits(logits: Tensor) -> tuple[int, int, tuple[int, ...]]:
 
 
 def expect_shape(name: str, x: Tensor, *shapes: tuple[int, ...], hint: str = "") -> None:
-    """Raise unless the tensor has one of the shapes, and wants no gradient."""
+    """Raise unless the tensor has one of the shapes, can be computed with, and wants no gradient."""
+    if x.dtype in _STORED_ONLY:
+        raise TypeError(f"{name} is {x.dtype}, which PyTorch only stores: pass it as .long()")
     if x.requires_grad:
         raise ValueError(f"{name} requires a gradient, and gets none here: pass {name}.detach()")
     if tuple(x.shape) not in shapes:

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from segloss import BoundaryLoss, CrossEntropyLoss, DiceLoss, Multiclass, Multilabel
+from segloss import (
+    BoundaryLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    Multiclass,
+    Multilabel,
+    SkeletonRecallLoss,
+)
 from tests.losses.checks import assert_as_defined
 from tests.strategies import ENCODINGS, IGNORED, make_batch
 
@@ -132,3 +139,12 @@ def test_labels_at_the_edge_of_their_type_are_found() -> None:
     for weird in (float("inf"), -float("inf"), 1e30):
         with pytest.raises(ValueError, match="target"):
             DiceLoss()(logits, torch.full((1, 4, 4), weird))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_what_pytorch_only_stores_is_refused_by_name(dtype: torch.dtype) -> None:
+    logits, labels = torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=torch.long)
+    with pytest.raises(TypeError, match=rf"target is {dtype}.*\.long\(\)"):
+        DiceLoss()(logits, labels.to(dtype))
+    with pytest.raises(TypeError, match=rf"skeleton map is {dtype}.*\.long\(\)"):
+        SkeletonRecallLoss()(logits, labels, skeleton=labels.to(dtype))

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
@@ -64,21 +63,36 @@ class _Measured(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         logits, target, weight, *values = ctx.saved_tensors
         maps = dict(zip(ctx.encoded.maps, values, strict=True))
         encoded = replace(ctx.encoded, logits=logits, target=target, weight=weight, maps=maps)
         grad = torch.zeros_like(logits)
+        further = torch.is_grad_enabled()
         scale = scale.to(encoded.classes.dtype)
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             for samples, voxels in ctx.measure.places(encoded):
                 place = (samples, voxels)
                 block = Block(encoded, place, checked=True)
                 slope = ctx.measure.slope(block, encoded, place, scale[samples])
                 by_logits = _by_logits(encoded, place, slope, block.pred)
                 grad[samples, :, voxels] += block.by_input(by_logits)
-        return grad, None, None
+        return _Last.apply(grad, logits) if further else grad, None, None
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that depends on the logits in a way that nobody has written down."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, logits: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(
+            "a loss of instances, skeletons or other sums over more than a voxel was asked for its "
+            "second derivative, and has only the first: take it out of what is differentiated twice"
+        )
 
 
 def _by_logits(encoded: Encoded, place: Place, slope: Nodes, pred: Nodes) -> Tensor:

@@ -93,5 +93,5 @@ def border(x: Tensor, there: Tensor | None, axes: int) -> Tensor:
         steps = x.shape[axis] - 1
         for to, of in ((0, 1), (1, 0)):
             part = least.narrow(axis, to, steps)
-            torch.minimum(part, x.narrow(axis, of, steps), out=part)
+            part.copy_(torch.minimum(part, x.narrow(axis, of, steps)))
     return x - least

@@ -139,3 +139,13 @@ def test_shares_a_call_with_losses_of_other_maps() -> None:
     assert maps.keys() == {"skeleton", "instances"}
     alone = [term(batch.logits, batch.target, **batch.maps(term)) for term in loss.losses.values()]
     assert_close(loss(batch.logits, batch.target, **maps), torch.stack(alone).sum())
+
+
+def test_has_no_second_derivative_and_says_so() -> None:
+    loss = DiceLoss() + BlobLoss()
+    batch = make_batch(loss.losses["blob"].encoding)
+    logits = batch.logits.requires_grad_()
+    value = loss(logits, batch.target, **batch.maps(loss))
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(gradient.square().sum(), logits)
