@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numba import njit
@@ -32,6 +34,16 @@ def compiled(
     if fastmath:
         options["fastmath"] = set(fastmath)
     try:
-        return njit(cache=True, **options)(loops)
+        kernel = njit(cache=True, **options)(loops)
     except RuntimeError:  # numba found no folder it may write to: each process compiles anew
         return njit(**options)(loops)
+    # Of all that a kernel is made of numba looks at the file of its own alone for changes.
+    kernel._cache._cache_file._source_stamp = _stamp(Path(loops.__code__.co_filename).parent)
+    return kernel
+
+
+@cache
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """When the files were changed, and how long they are, of which kernels call each other's."""
+    files = [(path.name, path.stat()) for path in sorted(folder.glob("*.py"))]
+    return tuple((name, found.st_mtime_ns, found.st_size) for name, found in files)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from segloss.encoding import Encoded
-from segloss.engine import backend
 from segloss.engine.block import Block, Place, check_labels, places
+from segloss.engine.by_number import sums_by_number
 from segloss.engine.probability import Measure, measured
 from segloss.shapes import Nodes
 
@@ -54,27 +54,7 @@ class InstanceSums(Measure):
             pred, true = pred * weight, true * weight
         overlap = block.pred[:, -self.nodes :] * true
         numbers = self._numbers(encoded, place)
-        by_triton = backend.triton_runs(pred.device) and pred.dtype == torch.float32
-        if pred.device.type == "cpu" and not by_triton:
-            return self._by_loops(numbers, pred, overlap, true)
-        values = torch.stack((pred, overlap, true), 1)
-        if by_triton:
-            from segloss.engine.kernels.numbers import MOST, sums_by_number
-
-            if self.shape[2] <= MOST:
-                return sums_by_number(numbers, values, self.shape[2])
-        values = values.to(_exact(pred))
-        total = values.new_zeros(len(values), *self.shape)
-        return total.scatter_add_(3, numbers[:, None].expand_as(values), values)
-
-    def _by_loops(self, numbers: Tensor, *values: Tensor) -> Tensor:
-        from segloss.engine.tile_loops import add_up_by_number  # here, as it loads numba
-
-        total = torch.zeros(len(numbers), *self.shape, dtype=torch.float64)
-        for i, out in enumerate(total):
-            rows = [x[i].detach().contiguous().numpy() for x in (numbers, *values)]
-            add_up_by_number(*rows, out.numpy())
-        return total
+        return sums_by_number(numbers, (pred, overlap, true), self.shape[2])
 
     def slope(self, block: Block, encoded: Encoded, place: Place, scale: Tensor) -> Nodes:
         """What its instance says to each voxel."""
@@ -100,7 +80,3 @@ def _largest(numbers: Tensor) -> int:
     if short and numbers.device.type != "cpu":
         return 1 if numbers.dtype == torch.bool else torch.iinfo(numbers.dtype).max
     return int(numbers.max())
-
-
-def _exact(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64

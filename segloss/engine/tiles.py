@@ -1,9 +1,9 @@
 """The pass over the voxels on the CPU, in single precision: every sum of a tile while it is at hand.
 
 PyTorch's operations each go over a whole block, and a block is too large for the fastest memory.
-The loops of `segloss.engine.tile_loops` go over a tile of a few hundred voxels until all that is
-asked of it is done. They know the sums that most losses are made of; `supports` says whether they
-know all of a request, and `segloss.engine.sums` does without them if not.
+The loops of `segloss.engine.loops` go over a tile of a few hundred voxels until all that is asked of
+it is done. They know the sums that most losses are made of; `supports` says whether they know all of
+a request, and `segloss.engine.sums` does without them if not.
 """
 
 import os
@@ -19,7 +19,8 @@ from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine import backend
 from segloss.engine.block import Block, Place, check_labels
-from segloss.engine.voxel import CrossEntropy, VoxelSum
+from segloss.engine.constants import constant
+from segloss.engine.voxel import CrossEntropy, VoxelSum, outcome_weight
 
 if TYPE_CHECKING:
     from segloss.engine.sums import Request
@@ -38,8 +39,11 @@ SUMS = (
     "alarm",
     "miss",
     "rejected",
+    "tally",
+    "confusion",
 )
 """The region sums that the loops know, by their numbers there; Σ w s and Σ w p s of maps follow."""
+_OF_LABELS = SUMS[-2:]
 
 # Voxels for which it is worth asking another thread: it takes about as long as a thousand do.
 _WORTH_A_THREAD = 1 << 13
@@ -50,18 +54,29 @@ _pool: ThreadPoolExecutor | None = None
 def supports(encoded: Encoded, request: "Request") -> bool:
     """Whether the loops know the sums asked for, and the batch's layout."""
     logits, activation = encoded.logits, encoded.activation
-    flat = isinstance(activation, Softmax) and activation.members is None
     return (
         backend.chosen() != "torch"
         and logits.device.type == "cpu"
         and logits.dtype == encoded.classes.dtype == torch.float32
         and logits.is_contiguous()
-        and encoded.outcomes is None
         and encoded.affine is None
-        and (flat or isinstance(activation, Sigmoid))
-        and all(name in SUMS or _map_of(name) in encoded.maps for name in request.regions)
-        and all(_is_plain(term) for term in request.voxels)
+        and (_knows_labels if encoded.outcomes else _knows_channels)(encoded, request.regions)
+        and all(_is_plain(term, activation) for term in request.voxels)
     )
+
+
+def _knows_channels(encoded: Encoded, regions: tuple[str, ...]) -> bool:
+    activation = encoded.activation
+    flat = isinstance(activation, Softmax) and activation.members is None
+    sums = set(SUMS).difference(_OF_LABELS)
+    known = all(name in sums or _map_of(name) in encoded.maps for name in regions)
+    return known and (flat or isinstance(activation, Sigmoid))
+
+
+def _knows_labels(encoded: Encoded, regions: tuple[str, ...]) -> bool:
+    """Of the nodes of a tree the loops know what is made of the labels of its leaves."""
+    leaves = encoded.outcomes is not None and encoded.outcomes.plain
+    return leaves and isinstance(encoded.activation, Softmax) and set(regions) <= set(_OF_LABELS)
 
 
 def tiled_sums(encoded: Encoded, request: "Request", place: Place) -> Tensor:
@@ -120,14 +135,14 @@ class _Part:
                 rows[name] = (len(values), sum(len(x) for x in maps), 0)
                 maps.append(values)
         plan = [
-            (SUMS.index(name), channels, 0, 0)
+            (SUMS.index(name), channels**2 if name == "confusion" else channels, 0, 0)
             if name in SUMS
             else (len(SUMS) + name.startswith("pred*"), *rows[_map_of(name)])
             for name in request.regions
         ]
         self.width = sum(nodes for _, nodes, *_ in plan)
-        weights = [term.class_weight or (1.0,) * channels for term in request.voxels]
-        self.alpha = torch.tensor(weights, dtype=torch.float32).reshape(-1, channels)
+        weights = [_label_weight(encoded, term, channels) for term in request.voxels]
+        self.alpha = torch.stack(weights) if weights else torch.empty(0, channels)
         self.before = (
             encoded.logits[sample].detach().numpy(),
             isinstance(encoded.activation, Sigmoid),
@@ -153,7 +168,7 @@ class _Part:
         parts = _parts(self.size)
         out = torch.zeros(len(parts), self.width + 2 * len(self.alpha), dtype=torch.float64)
 
-        from segloss.engine.tile_loops import add_up  # here, as it loads numba
+        from segloss.engine.loops.sums import add_up  # here, as it loads numba
 
         wrong = [0] * len(parts)
 
@@ -179,7 +194,7 @@ class _Part:
         scales, by_voxel = slope[: self.width], slope[self.width :: 2]
         pull = by_voxel @ self.alpha if len(self.alpha) else by_voxel
 
-        from segloss.engine.tile_loops import write_gradient  # see `sums`
+        from segloss.engine.loops.sums import write_gradient  # see `sums`
 
         def work(_: int, begin: int, end: int) -> None:
             given = (*self.before, begin, end, *self.after)
@@ -208,12 +223,24 @@ def _map_of(name: str) -> str:
     return name.removeprefix("pred*")
 
 
-def _is_plain(term: Any) -> bool:
-    return (
-        isinstance(term, VoxelSum)
-        and term.phi == term.phi_of_no == CrossEntropy()
-        and term.of != "step"
-    )
+def _is_plain(term: Any, activation: Any) -> bool:
+    """Whether it is the cross entropy of the label, or of every yes or no of a sigmoid."""
+    if not isinstance(term, VoxelSum) or not term.phi == term.phi_of_no == CrossEntropy():
+        return False
+    steps = term.of == "step" and term.class_weight is None  # which add up to the label's
+    return term.of == "label" or steps or isinstance(activation, Sigmoid)
+
+
+def _label_weight(encoded: Encoded, term: Any, channels: int) -> Tensor:
+    """How much each label counts for a sum of cross entropies."""
+    if term.class_weight is None:
+        return torch.ones(channels)
+    weight = constant(term.class_weight, encoded.classes)
+    if encoded.outcomes is None:
+        return weight
+    by_label = outcome_weight(encoded.outcomes, weight)
+    assert by_label is not None
+    return by_label
 
 
 def _parts(voxels: int) -> list[tuple[int, int]]:

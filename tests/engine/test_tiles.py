@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from segloss import CrossEntropyLoss, DiceLoss, Multiclass, SkeletonRecallLoss
+from segloss import CrossEntropyLoss, DiceLoss, LabelTree, Multiclass, SkeletonRecallLoss, Tree
 from segloss.engine import tiles
 from segloss.engine.block import Block
 from segloss.engine.sums import Request, dense_sums, one_pass
 from segloss.engine.voxel import CrossEntropy, Focal, VoxelSum
 from tests.losses.checks import value_and_gradient
-from tests.strategies import ENCODINGS, make_batch
+from tests.strategies import ENCODINGS, IGNORED, make_batch
 
-NAMES = (*tiles.SUMS, "skeleton", "pred*skeleton", "distance", "pred*distance")
+NAMES = (*tiles.SUMS[:11], "skeleton", "pred*skeleton", "distance", "pred*distance")
 
 
 def encoded_batch(encoding: Any, *, weighted: bool = True, **options: Any) -> Any:
@@ -80,6 +80,59 @@ def test_are_the_sums_of_blocks(
     size = math.prod(space) * (1 + scale)
     assert_close(sums, expected, rtol=3e-6, atol=1e-6 * size)
     assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    leaves=st.integers(3, 7),
+    present=st.integers(1, 7),
+    space=st.sampled_from([(1, 1), (19, 31), (9, 10, 13)]),
+    ignore=st.sampled_from([None, 1, IGNORED]),
+    weighted=st.booleans(),
+    of=st.sampled_from(["label", "step"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None)
+def test_nodes_of_a_tree_are_made_of_labels(
+    leaves: int,
+    present: int,
+    space: tuple[int, ...],
+    ignore: int | None,
+    weighted: bool,
+    of: Any,
+    seed: int,
+) -> None:
+    inner = {f"leaf {i}": None for i in range(leaves - 1)}
+    tree = LabelTree({"all": inner, "other": None}, rest=None, background=None)
+    encoding = Tree(tree, ignore=ignore)
+    options: dict[str, Any] = {"shape": (2, leaves, *space), "present": min(present, leaves)}
+    batch = make_batch(dtype=torch.float32, seed=seed, **options)
+    maps = {"weight": batch.weight} if weighted else {}
+    encoded = encoding.encode(batch.logits.requires_grad_(), batch.target, maps)
+    alpha = None if of == "step" else tuple(0.5 * i for i in range(len(tree)))
+    request = Request(("pred", "overlap", "true", "count"), (VoxelSum(CrossEntropy(), alpha, of),))
+    assert tiles.supports(encoded, Request(("tally", "confusion"), request.voxels))
+    factors = torch.randn(4096, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    (sums, gradient), (expected, slope) = both(encoded, request, factors)
+    assert_close(sums, expected, rtol=3e-6, atol=3e-6 * math.prod(space))
+    assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_loops_know_of_trees() -> None:
+    tree = LabelTree({"liver": {"tumour": None}})
+    batch = make_batch(shape=(2, 3, 6, 5), dtype=torch.float32)
+
+    def known(encoding: Any, *names: str, terms: tuple[VoxelSum, ...] = ()) -> bool:
+        encoded = encoding.encode(batch.logits, batch.target, {})
+        return tiles.supports(encoded, Request(names, terms))
+
+    alpha = (1.0, 1.0, 2.0, 3.0)
+    assert known(Tree(tree), "tally", "confusion")
+    assert not known(Tree(tree), "tally", "pred_squared")
+    assert not known(Multiclass(), "confusion")
+    assert not known(Tree(tree), terms=(VoxelSum(CrossEntropy(), alpha, "step"),))
+    assert not known(Tree(tree), terms=(VoxelSum(CrossEntropy(), of="node"),))
+    assert not known(Tree(tree, labels=["background", "liver", "tumour"]), "confusion")
+    assert not known(Tree(tree, labels=["tumour", "background", "rest of liver"]), "confusion")
 
 
 def test_many_classes_and_several_threads() -> None:
