@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segloss.engine.block import Block
+from segloss.engine.by_number import sums_by_number
 from segloss.shapes import Nodes
 
 __all__ = ["histogram", "is_histogram", "slope", "width"]
@@ -42,20 +43,11 @@ def histogram(block: Block, name: str) -> Tensor:
     """The three rows of every node side by side, ``(b, v · 3 · bins)``."""
     kind, bins = _parsed(name)
     x = _binned(block, kind)
-    b, v, n = x.shape
-    first = bins * torch.arange(b * v, device=x.device)
-    # A bin may hold almost all of the voxels: single precision would stop counting.
-    exact = torch.float32 if x.device.type == "mps" else torch.float64
-    rows = [x.new_zeros(b * v * bins, dtype=exact) for _ in range(3)]
+    rows = []
     for index, part in _bins(x, kind, bins):
-        place = (index.reshape(b * v, n) + first[:, None]).flatten()
         weight = block.weighted(torch.ones_like(x) if part is None else part)
-        terms = (weight, weight * block.true, weight * x)
-        rows = [
-            row.index_add(0, place, term.flatten().to(exact))
-            for row, term in zip(rows, terms, strict=True)
-        ]
-    return torch.stack(rows).reshape(3, b, v, bins).permute(1, 2, 0, 3).flatten(1)
+        rows.append(sums_by_number(index, (weight, weight * block.true, weight * x), bins))
+    return torch.stack(rows).sum(0).transpose(1, 2).flatten(1)
 
 
 def slope(block: Block, name: str, scale: Tensor) -> Nodes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from segloss import BlobLoss, backend
+from segloss import BlobLoss, CalibrationErrorLoss, LovaszLoss, backend
 from segloss.engine.kernels import numbers as kernels
 from segloss.engine.kernels.numbers import sums_by_number
 from tests.engine.kernels.engines import DEVICE
@@ -36,6 +36,22 @@ def test_slices_are_read_as_they_are() -> None:
     for given in (numbers, one_number):
         dense = sums_by_number(given.clone(memory_format=torch.contiguous_format), values, 5)
         assert sums_by_number(given, values, 5).equal(dense)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [LovaszLoss(), CalibrationErrorLoss(), CalibrationErrorLoss(binning="soft")],
+    ids=["lovasz", "hard bins", "soft bins"],
+)
+def test_bins_by_either_engine(loss: torch.nn.Module) -> None:
+    made = make_batch(shape=(2, 3, 6, 7))
+    results = []
+    for engine in ("triton", "torch"):
+        logits = made.logits.float().to(DEVICE).requires_grad_()
+        with backend(engine):
+            value = loss(logits, made.target.to(DEVICE))
+        results.append((value.detach(), *torch.autograd.grad(value, logits)))
+    assert_close(results[0], results[1])
 
 
 @pytest.mark.parametrize("count", [3, 5000], ids=["few", "too many for a kernel"])
