@@ -293,8 +293,8 @@ def check_labels(name: str, labels: Tensor, count: int, why: str) -> None:
         _require(whole, f"{name} holds class labels that are not integers: {_NEAREST}", on_cpu)
     bounds = (labels.byte() if labels.dtype == torch.bool else labels).aminmax()
     if not on_cpu:
-        high = bounds.max if labels.is_floating_point() else bounds.max.long()  # no byte is < 256
-        fits = (bounds.min >= 0) & (high < count)
+        most = bounds.max if labels.is_floating_point() else bounds.max.long()  # no byte is < 256
+        fits = (bounds.min >= 0) & (most < count)
         _require(fits, f"{name} holds labels outside 0 to {count - 1}", on_cpu)
         return
     low, high = int(bounds.min), int(bounds.max)

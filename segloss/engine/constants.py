@@ -27,7 +27,9 @@ def kept(make: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(make)
     def made(*args: P.args, **options: P.kwargs) -> T:
-        return (make if torch.compiler.is_compiling() else once)(*args, **options)
+        if torch.compiler.is_compiling():
+            return make(*args, **options)
+        return once(*args, **options)  # type: ignore[arg-type]
 
     return made
 

@@ -77,7 +77,9 @@ class _Measured(torch.autograd.Function):
                 slope = ctx.measure.slope(block, encoded, place, scale[samples])
                 by_logits = _by_logits(encoded, place, slope, block.pred)
                 grad[samples, :, voxels] += block.by_input(by_logits)
-        return _Last.apply(grad, logits) if further else grad, None, None
+        if further:
+            grad = _Last.apply(grad, logits)  # type: ignore[no-untyped-call]
+        return grad, None, None
 
 
 class _Last(torch.autograd.Function):
