@@ -9,6 +9,7 @@ a request, and `segloss.engine.sums` does without them if not.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,6 @@ def supports(encoded: Encoded, request: "Request") -> bool:
         and logits.device.type == "cpu"
         and logits.dtype == encoded.classes.dtype == torch.float32
         and logits.is_contiguous()
-        and encoded.affine is None
         and (_knows_labels if encoded.outcomes else _knows_channels)(encoded, request.regions)
         and all(_is_plain(term, activation) for term in request.voxels)
     )
@@ -76,7 +76,8 @@ def _knows_channels(encoded: Encoded, regions: tuple[str, ...]) -> bool:
 def _knows_labels(encoded: Encoded, regions: tuple[str, ...]) -> bool:
     """Of the nodes of a tree the loops know what is made of the labels of its leaves."""
     leaves = encoded.outcomes is not None and encoded.outcomes.plain
-    return leaves and isinstance(encoded.activation, Softmax) and set(regions) <= set(_OF_LABELS)
+    plain = leaves and encoded.affine is None
+    return plain and isinstance(encoded.activation, Softmax) and set(regions) <= set(_OF_LABELS)
 
 
 def tiled_sums(encoded: Encoded, request: "Request", place: Place) -> Tensor:
@@ -116,7 +117,8 @@ class _Part:
         self.encoded, self.place = encoded, (slice(sample, sample + 1), voxels)
         # The loops find integers out of range, but no fractions.
         found_later = not encoded.target.is_floating_point()
-        block = Block(encoded, self.place, checked=checked or found_later)
+        plain = replace(encoded, affine=None)  # which is for the loops
+        block = Block(plain, self.place, checked=checked or found_later)
         channels, self.size = block.logits.shape[1:]
         labels, weight = block.labels, block.voxel_weight
         label_maps: list[Tensor] = []
@@ -146,6 +148,7 @@ class _Part:
         self.before = (
             encoded.logits[sample].detach().numpy(),
             isinstance(encoded.activation, Sigmoid),
+            _affine(encoded).numpy(),
             voxels.indices(encoded.logits.shape[2])[0],
         )
         if labels is not None:
@@ -201,6 +204,15 @@ class _Part:
             write_gradient(*given, pull.numpy(), scales.numpy(), grad.numpy())
 
         _share(work, _parts(self.size))
+
+
+def _affine(encoded: Encoded) -> Tensor:
+    """Slope, shift and margin of the logits, ``(3, c)``; no rows if they stay as they are."""
+    affine = encoded.affine
+    if affine is None:
+        return torch.empty(0, encoded.logits.shape[1])
+    margin = torch.zeros_like(affine.slope) if affine.margin is None else affine.margin
+    return torch.cat((affine.slope, affine.shift, margin), 1).T.contiguous()
 
 
 def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:

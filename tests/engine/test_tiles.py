@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segloss import CrossEntropyLoss, DiceLoss, LabelTree, Multiclass, SkeletonRecallLoss, Tree
+from segloss.activation import Affine
 from segloss.engine import tiles
 from segloss.engine.block import Block
 from segloss.engine.sums import Request, dense_sums, one_pass
@@ -114,6 +116,20 @@ def test_nodes_of_a_tree_are_made_of_labels(
     factors = torch.randn(4096, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     (sums, gradient), (expected, slope) = both(encoded, request, factors)
     assert_close(sums, expected, rtol=3e-6, atol=3e-6 * math.prod(space))
+    assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+@pytest.mark.parametrize("margin", [None, (0.0, 2.0, 0.3, 5.0)])
+def test_logits_are_adjusted(encoding: Any, margin: tuple[float, ...] | None) -> None:
+    columns = [(1.0, 0.5, 2.0, 3.0), (0.0, -1.0, 2.0, 0.1), *([margin] if margin else [])]
+    affine = Affine(*(torch.tensor(column)[:, None] for column in columns))
+    encoded = replace(encoded_batch(encoding, shape=(2, 4, 9, 9, 9)), affine=affine)
+    request = Request(("pred", "overlap", "pred*distance"), (VoxelSum(CrossEntropy()),))
+    encoded.maps.pop("skeleton")
+    assert tiles.supports(encoded, request)
+    (sums, gradient), (expected, slope) = both(encoded, request, torch.linspace(-1, 2, 99).double())
+    assert_close(sums, expected, rtol=3e-6, atol=1e-3)
     assert_close(gradient, slope, rtol=1e-4, atol=1e-5)
 
 

@@ -77,6 +77,16 @@ def _fill(labels, true, true_from, weight, at, n, short, y, w):
 
 
 @compiled(fastmath=REORDERED)
+def _adjust(logits, start, n, affine, y, out):
+    """Slope · logit + shift - margin · membership."""
+    for c in range(len(y)):
+        slope, shift, margin = affine[0, c], affine[1, c], affine[2, c]
+        z, belongs, row = logits[c, start : start + n], y[c], out[c]
+        for v in range(n):
+            row[v] = z[v] * slope + shift - margin * belongs[v]
+
+
+@compiled(fastmath=REORDERED)
 def _common_sums(p, y, w):
     """The first four, which most losses ask for, in one loop."""
     count, pred, true, overlap = _ZERO, _ZERO, _ZERO, _ZERO
@@ -182,6 +192,7 @@ def _add_slope(kind, scale, p, y, m, slope):
 def add_up(
     logits,
     is_sigmoid,
+    affine,
     first,
     begin,
     end,
@@ -201,7 +212,8 @@ def add_up(
     Args:
         logits: ``(c, all)``; those from `first` on are meant.
         is_sigmoid: Whether they are of sigmoids, not of a softmax.
-        first: See there.
+        affine: Slope, shift and margin of the logits, ``(3, c)``, or none.
+        first: See `logits`.
         begin: The first voxel, counted from `first`.
         end: The one after the last.
         labels: ``(n,)`` int64, or none where there are memberships.
@@ -226,15 +238,19 @@ def add_up(
     top, total, exponent = np.empty(_TILE, _f), np.empty(_TILE, _f), np.empty(_TILE, _f)
     common = np.empty((c, 4), _f)
     bits, short = np.empty(_TILE, _i), np.empty(_TILE, _i)
-    power = bits.view(_f)
+    power, adjusted = bits.view(_f), np.empty((c if len(affine) else 0, _TILE), _f)
     wrong = 0
     for at in range(begin, end, _TILE):
         n = min(_TILE, end - at)
-        if is_sigmoid:
-            sigmoid(logits, first + at, n, pred, other, bits, power)
-        else:
-            softmax(logits, first + at, n, pred, other, top, total, bits, power)
         wrong += _fill(labels, true, true_from, weight, at, n, short, y, w)
+        read, start = logits, first + at
+        if len(affine):
+            _adjust(logits, start, n, affine, y, adjusted)
+            read, start = adjusted, 0
+        if is_sigmoid:
+            sigmoid(read, start, n, pred, other, bits, power)
+        else:
+            softmax(read, start, n, pred, other, top, total, bits, power)
         for node in range(c):
             common[node] = _common_sums(pred[node, :n], y[node], w[node % len(w)])
         column = 0
@@ -262,7 +278,7 @@ def add_up(
             logarithm(total[:n], bits, power, exponent)
         for node in range(c if len(alpha) else 0):
             yes, belongs, weights = other[node], y[node], w[node % len(w)]
-            z = logits[node, first + at : first + at + n]
+            z = read[node, start : start + n]
             if is_sigmoid:
                 logarithm_of_one_more(yes[:n], total, bits, power, exponent)
             for t in range(len(alpha)):
@@ -288,6 +304,7 @@ def add_up(
 def write_gradient(
     logits,
     is_sigmoid,
+    affine,
     first,
     begin,
     end,
@@ -323,14 +340,18 @@ def write_gradient(
             common[:, int(kind == _OVERLAP)] = scales[column : column + k]
         column += k
     bits, short = np.empty(_TILE, _i), np.empty(_TILE, _i)
-    power = bits.view(_f)
+    power, adjusted = bits.view(_f), np.empty((c if len(affine) else 0, _TILE), _f)
     for at in range(begin, end, _TILE):
         n = min(_TILE, end - at)
-        if is_sigmoid:
-            sigmoid(logits, first + at, n, pred, slope, bits, power)
-        else:
-            softmax(logits, first + at, n, pred, slope, top, total, bits, power)
         _fill(labels, true, true_from, weight, at, n, short, y, w)
+        read, start = logits, first + at
+        if len(affine):
+            _adjust(logits, start, n, affine, y, adjusted)
+            read, start = adjusted, 0
+        if is_sigmoid:
+            sigmoid(read, start, n, pred, slope, bits, power)
+        else:
+            softmax(read, start, n, pred, slope, top, total, bits, power)
         for node in range(c):
             by_pred, belongs, shared, own = slope[node], y[node], common[node, 0], common[node, 1]
             for v in range(n):
@@ -378,3 +399,7 @@ def write_gradient(
                 g = grad[node, first + at : first + at + n]
                 for v in range(n):
                     g[v] = by_logit[v] + p[v] * (pull[v] - flow[v]) - share[v]
+        for node in range(c if len(affine) else 0):
+            g, stretch = grad[node, first + at : first + at + n], affine[0, node]
+            for v in range(n):
+                g[v] *= stretch
