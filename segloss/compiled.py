@@ -37,8 +37,10 @@ def compiled(
         kernel = njit(cache=True, **options)(loops)
     except RuntimeError:  # numba found no folder it may write to: each process compiles anew
         return njit(**options)(loops)
-    # Of all that a kernel is made of numba looks at the file of its own alone for changes.
-    kernel._cache._cache_file._source_stamp = _stamp(Path(loops.__code__.co_filename).parent)
+    # Of all that a kernel is made of, numba looks for changes in the kernel's own file only.
+    index = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # none: nothing is cached
+    if index is not None:
+        index._source_stamp = _stamp(Path(loops.__code__.co_filename).parent)
     return kernel
 
 
