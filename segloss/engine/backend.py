@@ -2,6 +2,7 @@
 
 import logging
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "backend", "chosen", "takes", "triton_runs"]
 
 Backend = Literal["auto", "triton", "torch"]
+
+Kernels = Literal["operators", "numbers", "skeleton"]
+"""The modules of `segloss.engine.kernels` that launch some; each can tell whether they are right."""
+
+_COMPUTED = {
+    "operators": "the losses",
+    "numbers": "sums of instances and of bins",
+    "skeleton": "soft skeletons",
+}
 
 _log = logging.getLogger("segloss")
 _chosen: Backend = "auto"
@@ -74,9 +84,11 @@ def takes(encoded: "Encoded", request: "Request") -> bool:
     return rows.supports(encoded, request)
 
 
-def triton_runs(device: torch.device) -> bool:
+def triton_runs(device: torch.device, kernels: Kernels = "operators") -> bool:
     """Whether Triton's kernels are to compute what they can of tensors there."""
-    if _chosen == "torch" or (_chosen == "auto" and not (device.type == "cuda" and _works(device))):
+    if _chosen == "torch":
+        return False
+    if _chosen == "auto" and not (device.type == "cuda" and _works(device, kernels)):
         return False
     from segloss.engine.kernels.compile import INTERPRETED
 
@@ -94,29 +106,28 @@ def _installed() -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _works(device: torch.device) -> bool:
-    return _tried(device)
+def _works(device: torch.device, kernels: Kernels) -> bool:
+    return _tried(device, kernels)
 
 
 @cache
-def _tried(device: torch.device) -> bool:
+def _tried(device: torch.device, kernels: Kernels) -> bool:
     """Whether the kernels can be had, which takes a compiler, a driver, a GPU, and are right."""
+    what = f"{_COMPUTED[kernels]} on {device}"
     if not _installed():
-        _log.info("Triton is not installed: PyTorch computes the losses on %s", device)
+        _log.info("Triton is not installed: PyTorch computes %s", what)
         return False
     try:
-        from segloss.engine.kernels.operators import agrees
-
-        right = agrees(device)
+        right = import_module(f"segloss.engine.kernels.{kernels}").agrees(device)
     except Exception as error:  # noqa: BLE001 - Triton, the C compiler, the driver: who knows
-        _log.warning("Triton fails, so PyTorch computes the losses on %s: %s", device, error)
+        _log.warning("Triton fails, so PyTorch computes %s: %s", what, error)
         return False
     if not right:
         _log.warning(
-            "Triton's numbers are not PyTorch's, which computes the losses on %s: please report "
-            "this, with the versions of the two and the name of the GPU",
-            device,
+            "Triton's numbers are not PyTorch's, which computes %s: please report this, with the "
+            "versions of the two and the name of the GPU",
+            what,
         )
         return False
-    _log.info("Triton's kernels compute the losses on %s", device)
+    _log.info("Triton's kernels compute %s", what)
     return True

@@ -30,7 +30,8 @@ def sums_by_number(numbers: Tensor, values: tuple[Nodes, Nodes, Nodes], count: i
     """
     first = values[0]
     traced = torch.compiler.is_compiling() or any(x.requires_grad for x in values)
-    if not traced and first.dtype == torch.float32 and backend.triton_runs(first.device):
+    single = first.dtype == torch.float32
+    if not traced and single and backend.triton_runs(first.device, "numbers"):
         from segloss.engine.kernels import numbers as kernels
 
         if count <= kernels.MOST:

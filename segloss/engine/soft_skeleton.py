@@ -175,7 +175,7 @@ def _each(x: Tensor, there: Tensor | None) -> Iterator[tuple[Tensor, Tensor | No
 
 def _of_one(x: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """What makes the skeleton of one of these maps, and what its slope."""
-    if not backend.triton_runs(x.device):
+    if not backend.triton_runs(x.device, "skeleton"):
         return _skeleton, _slope
     from segloss.engine.kernels import skeleton as kernels
 

@@ -86,7 +86,7 @@ def test_whether_it_works_is_found_out_once_and_said(
     caplog.set_level(logging.INFO, "segloss")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engines._tried.cache_clear()
-    assert engines._works(device) and engines._works(device)
+    assert engines._works(device, "operators") and engines._works(device, "operators")
     assert [x.levelname for x in caplog.records] == ["INFO"]
 
     def fails(*_: Any) -> None:
@@ -94,13 +94,13 @@ def test_whether_it_works_is_found_out_once_and_said(
 
     monkeypatch.setattr(operators, "row_sums", fails)
     engines._tried.cache_clear()
-    assert not engines._works(device)
+    assert not engines._works(device, "operators")
     assert caplog.records[-1].levelname == "WARNING"
     assert "Failed to find C compiler" in caplog.text
 
     monkeypatch.setattr(engines, "_installed", lambda: False)
     engines._tried.cache_clear()
-    assert not engines._works(device)
+    assert not engines._works(device, "operators")
     assert "not installed" in caplog.records[-1].message
     engines._tried.cache_clear()
 
@@ -126,6 +126,25 @@ def test_wrong_numbers_are_found_out_too(
     engines._tried.cache_clear()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.inference_mode():  # whoever asks first
-        assert not engines._works(device)
+        assert not engines._works(device, "operators")
     assert "not PyTorch's" in caplog.records[-1].message
+    engines._tried.cache_clear()
+
+
+@pytest.mark.parametrize("kernels", ["numbers", "skeleton"])
+def test_other_kernels_are_held_to_pytorch_by_themselves(
+    kernels: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segloss.engine.kernels import numbers, skeleton
+
+    caplog.set_level(logging.INFO, "segloss")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    engines._tried.cache_clear()
+    assert engines._works(device, kernels)
+    right: Any = {"numbers": numbers.sums_by_number, "skeleton": skeleton.slope}[kernels]
+    module: Any = {"numbers": numbers, "skeleton": skeleton}[kernels]
+    monkeypatch.setattr(module, right.__name__, lambda *given: 1.001 * right(*given))
+    engines._tried.cache_clear()
+    assert not engines._works(device, kernels)
+    assert [x.levelname for x in caplog.records] == ["INFO", "WARNING"]
     engines._tried.cache_clear()

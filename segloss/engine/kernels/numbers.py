@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segloss.engine.kernels.compile import compiled
 
-__all__ = ["MOST", "sums_by_number"]
+__all__ = ["MOST", "agrees", "sums_by_number"]
 
 MOST = 2048
 """How many numbers it takes, beyond which comparing with all of them costs too much."""
@@ -68,3 +68,12 @@ def sums_by_number(numbers: Tensor, values: Tensor, count: int) -> Tensor:
             enable_fp_fusion=True,
         )  # fmt: skip
     return out.sum(1, dtype=torch.float64).view(b, k, m, count).transpose(1, 2)
+
+
+def agrees(device: torch.device) -> bool:
+    """Whether the kernel and PyTorch's operations give the same sums of a few values."""
+    numbers = (torch.arange(2002, device=device) % 300).view(1, 2, 1001)
+    values = torch.linspace(0, 1, 6006, device=device).view(1, 3, 2, 1001)
+    expected = values.new_zeros(1, 3, 2, 300, dtype=torch.float64)
+    expected.scatter_add_(3, numbers[:, None].expand_as(values), values.double())
+    return sums_by_number(numbers, values, 300).allclose(expected, rtol=1e-4)

@@ -17,9 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segloss.engine.backend import backend
 from segloss.engine.kernels.compile import compiled
 
-__all__ = ["skeleton", "slope"]
+__all__ = ["agrees", "skeleton", "slope"]
 
 NOTHING: tl.constexpr = tl.constexpr(2.0)
 """Instead of a value of the map, which is at most 1, where there is no voxel."""
@@ -71,6 +72,19 @@ def slope(x: Tensor, there: Tensor | None, iterations: int, scale: Tensor) -> Te
         _launch(_undo_erosion, flow, least, pull, spare)
         flow, spare = spare, flow
     return flow
+
+
+def agrees(device: torch.device) -> bool:
+    """Whether the kernels and PyTorch's operations give the same slope of a small map."""
+    from segloss.engine.soft_skeleton import soft_skeleton_slope
+
+    x = torch.arange(693, device=device).mul(0.7).sin().square().view(1, 7, 9, 11)
+    there = x < 0.95
+    scale = x * there
+    found = slope(x[0], there[0], 1, scale[0])
+    with backend("torch"):
+        expected = soft_skeleton_slope(x, 1, scale, there)[0]
+    return found.allclose(expected, rtol=1e-4, atol=1e-6)
 
 
 def _held(x: Tensor, there: Tensor | None) -> Tensor:
