@@ -62,7 +62,7 @@ def above_zero(name: str, value: Any) -> float:
 
 def fraction(name: str, value: Any) -> float:
     """The value, if it lies between 0 and 1."""
-    if not 0 <= number(name, value, "a number between 0 and 1") <= 1:
+    if not 0 <= number(name, value) <= 1:
         raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
     return float(value)
 

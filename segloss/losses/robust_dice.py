@@ -86,10 +86,10 @@ class NoiseRobustDiceLoss(ScoreLoss):
         **options: Unpack[RegionOptions],
     ) -> None:
         super().__init__(encoding, **options)
-        wanted = "a number between 1 (mean absolute error) and 2 (mean squared error)"
-        if not 1 <= number("gamma", gamma, wanted) <= 2:
+        if not 1 <= number("gamma", gamma) <= 2:
             raise ValueError(
-                f"gamma must be {wanted}, or gradients are infinite or robustness is lost, got {gamma!r}"
+                "gamma must lie between 1 (mean absolute error) and 2 (mean squared error), or "
+                f"gradients are infinite or robustness is lost, got {gamma!r}"
             )
         self.gamma, self.squared_denominator = float(gamma), squared_denominator
 
