@@ -92,6 +92,9 @@ def border(x: Tensor, there: Tensor | None, axes: int) -> Tensor:
     for axis in range(-axes, 0):
         steps = x.shape[axis] - 1
         for to, of in ((0, 1), (1, 0)):
-            part = least.narrow(axis, to, steps)
-            part.copy_(torch.minimum(part, x.narrow(axis, of, steps)))
+            part, beside = least.narrow(axis, to, steps), x.narrow(axis, of, steps)
+            if torch.compiler.is_compiling():  # which writes into no part of a tensor
+                part.copy_(torch.minimum(part, beside))
+            else:
+                torch.minimum(part, beside, out=part)
     return x - least
