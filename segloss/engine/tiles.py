@@ -20,8 +20,7 @@ from segloss.activation import Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine import backend
 from segloss.engine.block import Block, Place, check_labels
-from segloss.engine.constants import constant
-from segloss.engine.voxel import CrossEntropy, VoxelSum, outcome_weight
+from segloss.engine.voxel import CrossEntropy, VoxelSum, label_weight
 
 if TYPE_CHECKING:
     from segloss.engine.sums import Request
@@ -143,7 +142,12 @@ class _Part:
             for name in request.regions
         ]
         self.width = sum(nodes for _, nodes, *_ in plan)
-        weights = [_label_weight(encoded, term, channels) for term in request.voxels]
+        weights = [
+            label_weight(term.class_weight, encoded.outcomes, encoded.classes)
+            if term.class_weight
+            else torch.ones(channels)
+            for term in request.voxels
+        ]
         self.alpha = torch.stack(weights) if weights else torch.empty(0, channels)
         self.before = (
             encoded.logits[sample].detach().numpy(),
@@ -241,18 +245,6 @@ def _is_plain(term: Any, activation: Any) -> bool:
         return False
     steps = term.of == "step" and term.class_weight is None  # which add up to the label's
     return term.of == "label" or steps or isinstance(activation, Sigmoid)
-
-
-def _label_weight(encoded: Encoded, term: Any, channels: int) -> Tensor:
-    """How much each label counts for a sum of cross entropies."""
-    if term.class_weight is None:
-        return torch.ones(channels)
-    weight = constant(term.class_weight, encoded.classes)
-    if encoded.outcomes is None:
-        return weight
-    by_label = outcome_weight(encoded.outcomes, weight)
-    assert by_label is not None
-    return by_label
 
 
 def _parts(voxels: int) -> list[tuple[int, int]]:

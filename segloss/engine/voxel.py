@@ -32,8 +32,7 @@ __all__ = [
     "binary_pull",
     "class_pull",
     "has_closed_form",
-    "named_numbers",
-    "outcome_weight",
+    "label_weight",
     "phi_of",
     "voxel_costs",
     "voxel_sums",
@@ -158,19 +157,6 @@ def has_closed_form(activation: Activation, terms: tuple[VoxelSum | CostSum, ...
     return isinstance(activation, Sigmoid)
 
 
-def named_numbers(name: str) -> tuple[Any, ...]:
-    """The name of a φ without its numbers, and these.
-
-    Example:
-        >>> named_numbers("comp-sum 1.7 inf")
-        ('comp-sum', 1.7, inf)
-    """
-    words = name.split()
-    numbers = [word for word in words if word[0] in "-0123456789" or word == "inf"]
-    words = words[: len(words) - len(numbers)]
-    return (" ".join(words), *(int(x) if x.isdigit() else float(x) for x in numbers))
-
-
 def phi_of(phi: Phi, m: Tensor) -> Tensor:
     """φ(m) under autograd, which sees the closed-form slope."""
     if not m.requires_grad:
@@ -206,14 +192,22 @@ def _class_shares(block: Block, class_weight: tuple[float, ...] | None) -> Tenso
         shares = block.true if alpha is None else block.true * alpha[:, None]
     else:
         if block.outcomes is not None:
-            alpha = outcome_weight(block.outcomes, alpha)
+            alpha = _outcome_weight(block.outcomes, alpha)
         shares = None if alpha is None else alpha[block.labels][:, None]
     if shares is None:
         return block.voxel_weight
     return shares if block.voxel_weight is None else shares * block.voxel_weight
 
 
-def outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor | None:
+def label_weight(
+    class_weight: tuple[float, ...], outcomes: Outcomes | None, like: Tensor
+) -> Tensor:
+    """How much each label counts for the cross entropy, by the weights of what it names: ``(t,)``."""
+    weight = constant(class_weight, like)
+    return weight if outcomes is None else outcomes.named.to(weight) @ weight
+
+
+def _outcome_weight(outcomes: Outcomes, class_weight: Tensor | None) -> Tensor | None:
     """How much each label counts, ``(t,)``: nothing if it says nothing; None for 1."""
     weight = None if class_weight is None else outcomes.named.to(class_weight) @ class_weight
     if outcomes.known is None:

@@ -24,9 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from segloss.engine.kernels.compile import INTERPRETED
-from segloss.engine.voxel import named_numbers
 
-__all__ = ["WIDEST", "Batch", "strides"]
+__all__ = ["WIDEST", "Batch", "named_numbers", "strides"]
 
 WIDEST = 256
 """The most channels that a tile can hold."""
@@ -110,6 +109,19 @@ def strides(x: Tensor | None) -> tuple[int, int, int]:
     if x is None:
         return 0, 0, 0
     return x.stride(0), x.stride(1) if x.ndim == 3 else 0, x.stride(-1)
+
+
+def named_numbers(name: str) -> tuple[Any, ...]:
+    """The name of a φ without its numbers, and these.
+
+    Example:
+        >>> named_numbers("comp-sum 1.7 inf")
+        ('comp-sum', 1.7, inf)
+    """
+    words = name.split()
+    numbers = [word for word in words if word[0] in "-0123456789" or word == "inf"]
+    words = words[: len(words) - len(numbers)]
+    return (" ".join(words), *(int(x) if x.isdigit() else float(x) for x in numbers))
 
 
 @cache

@@ -10,14 +10,13 @@ from segloss.activation import Affine, Outcomes, Sigmoid, Softmax
 from segloss.encoding import Encoded
 from segloss.engine import confusion
 from segloss.engine.block import check_labels
-from segloss.engine.constants import constant
 from segloss.engine.kernels import phi
-from segloss.engine.kernels.batch import WIDEST
+from segloss.engine.kernels.batch import WIDEST, named_numbers
 from segloss.engine.kernels.dense import PHIS
 from segloss.engine.kernels.operators import row_sums
 from segloss.engine.logit_cost import CostSum
 from segloss.engine.sums import Request, Sums, map_of
-from segloss.engine.voxel import VoxelSum, named_numbers
+from segloss.engine.voxel import VoxelSum, label_weight
 
 __all__ = ["sums", "supports"]
 
@@ -101,7 +100,7 @@ def sums(encoded: Encoded, request: Request) -> tuple[Sums, Tensor]:
     for term, own in zip(request.voxels, answers, strict=True):
         both = torch.stack((torch.stack([found[row] for row in own]).sum(0), found[norm]))
         if term.class_weight is not None:
-            both = both * _label_weight(term.class_weight, both, encoded.outcomes)
+            both = both * label_weight(term.class_weight, encoded.outcomes, both)
         voxels.append(both.sum(2)[None])
     if nodes:
         found = _node_sums(found, leaves, encoded)
@@ -138,13 +137,6 @@ def _node_sums(found: dict[str, Tensor], leaves: list[str], encoded: Encoded) ->
     matrix = torch.stack([found[row] for row in leaves], 2)
     sums = {"confusion": matrix, "tally": found["true"]}
     return confusion.node_sums(sums, encoded.outcomes, encoded.activation.members)
-
-
-def _label_weight(
-    class_weight: tuple[float, ...], like: Tensor, outcomes: Outcomes | None
-) -> Tensor:
-    weight = constant(class_weight, like)
-    return weight if outcomes is None else outcomes.named.to(weight) @ weight
 
 
 def _has_row(name: str, encoded: Encoded) -> bool:

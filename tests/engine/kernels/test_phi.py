@@ -8,8 +8,9 @@ import triton.language as tl
 from torch.testing import assert_close
 
 from segloss.engine.kernels import phi as kernels
+from segloss.engine.kernels.batch import named_numbers
 from segloss.engine.kernels.compile import compiled
-from segloss.engine.voxel import Phi, named_numbers
+from segloss.engine.voxel import Phi
 from segloss.losses.asymmetric import ShiftedFocal
 from tests.engine.kernels.engines import DEVICE
 from tests.engine.kernels.test_rows import PHIS
